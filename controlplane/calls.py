@@ -1,0 +1,123 @@
+"""The vocabulary every room shares: who calls, what is called, what was decided, what came of it.
+
+Frozen value types without behaviour. Nothing here knows HTTP, JWT, YAML or the ledger's file format.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+def new_call_id() -> str:
+    """A UUIDv7 (RFC 9562 §5.7): sorts by time of birth, so the ledger and its readers can page by it."""
+    milliseconds = time.time_ns() // 1_000_000
+    bits = int.from_bytes(os.urandom(10), "big")
+    value = (milliseconds << 80) | (0x7 << 76) | ((bits >> 68 & 0xFFF) << 64) | (0b10 << 62) | (bits & (1 << 62) - 1)
+    return str(uuid.UUID(int=value))
+
+
+class Effect(StrEnum):
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who is calling, as far as a verified credential proves it.
+
+    ``chain`` is the RFC 8693 ``act`` chain, the current actor first; empty when the subject acts itself.
+    Effective rights are the intersection over the subject and every actor. ``claims`` holds verified
+    claims that policy may read (clearance, purpose, session); nothing self-reported is ever in it.
+    """
+
+    subject: str
+    tenant: str
+    kind: str = "agent"  # agent | user | service
+    chain: tuple[str, ...] = ()
+    client_id: str = ""
+    issuer: str = ""
+    token_id: str = ""
+    expires_at_s: int = 0
+    scopes: frozenset[str] = frozenset()
+    claims: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One agent's wish: an action on a resource.
+
+    ``resource`` is a path whose first segment is the kind: ``/model/{name}``, ``/tool/{name}``,
+    ``/mcp/{server}/{tool}``. ``arguments`` is what policy conditions may read; ``body`` is the request as the
+    agent sent it and is what goes upstream. ``headers`` are only those that may be forwarded (lower-case names).
+    """
+
+    id: str
+    door: str
+    action: str
+    resource: str
+    body: bytes = b""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    operation: str = ""  # the protocol's own verb, e.g. "chat", "predict", "tools/call"
+    version: int | None = None  # model version asked for
+    label: str | None = None  # or version label asked for
+    streams: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
+    traceparent: str = ""  # W3C trace context as received; "" when there was none
+    deadline_s: float | None = None  # seconds the caller is willing to wait, from its protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Obligation:
+    """Something the enforcement point must do for an allow to hold (the XACML 3.0 term).
+
+    An enforcement point that meets a name it does not know must deny.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRef:
+    """A policy rule and where it stands, e.g. ``support.refund.large`` at ``roles/support.yaml:14``."""
+
+    id: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One answer to "may this principal take this action on this resource?".
+
+    ``reason`` is a stable word for machines (``no_matching_rule``, ``rule_denied``, ``rate_limited``), never
+    prose: it goes into the ledger and into metric labels. ``rules`` are all that matched, the deciding one first.
+    ``revision`` is the hex SHA-256 of the exact bundle consulted, so that the decision can be replayed years later;
+    empty when no bundle could be consulted.
+    """
+
+    effect: Effect
+    reason: str
+    revision: str
+    rules: tuple[RuleRef, ...] = ()
+    obligations: tuple[Obligation, ...] = ()
+    eval_us: int = 0
+    retry_after_s: float | None = None
+
+    @property
+    def permits(self) -> bool:
+        return self.effect is Effect.ALLOW
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The ledger's promise that an entry is durable: its event id, leaf index and the signed tree head over it."""
+
+    event_id: str
+    index: int
+    checkpoint: str

@@ -1,0 +1,170 @@
+"""The policy enforcement point: the product's sentence, in two acts.
+
+    admit   authenticate → authorize → record the intent     (may still answer with a status code)
+    relay   call → record the outcome → observe              (the first byte is out; it can only end)
+
+Every door ends here; there is no other way to a backend. Fails closed: no proven identity, no decision or no
+durable intent means that no byte leaves. Knows no HTTP, JWT, YAML or file format; see ``wiring.py`` for who is who.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from controlplane.calls import Call, Decision, Principal, Receipt
+from controlplane.gateway.obligations import Obligations
+from controlplane.gateway.outcome import Outcome
+from inference.backend import BackendReply
+from inference.errors import BackendError, BackendTimeout
+
+OUTCOME_DEADLINE_S = 5.0
+
+
+class Denied(Exception):
+    """Policy refused; the refusal is already in the ledger. Not a failure."""
+
+    def __init__(self, decision: Decision, receipt: Receipt) -> None:
+        super().__init__(decision.reason)
+        self.decision, self.receipt = decision, receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A call that may go out: decided, its obligations met, its intent durable."""
+
+    call: Call
+    principal: Principal
+    decision: Decision
+    receipt: Receipt
+    admitted_at_s: float  # monotonic
+
+
+class Identity(Protocol):
+    async def authenticate(self, credential: str) -> Principal:
+        """MUST raise ``Unauthenticated`` or ``IdentityUnavailable`` unless the credential proves someone."""
+        ...
+
+
+class DecisionPoint(Protocol):
+    def decide(self, principal: Principal, call: Call, now_s: float) -> Decision:
+        """Pure; MUST NOT raise: whatever goes wrong inside is a deny with its reason."""
+        ...
+
+
+class Recorder(Protocol):
+    async def record_intent(self, call: Call, principal: Principal, decision: Decision) -> Receipt:
+        """Durable on return. Raises ``LedgerUnavailable`` within two seconds when it cannot be."""
+        ...
+
+    async def record_outcome(self, admission: Admission, outcome: Outcome) -> Receipt: ...
+
+
+class Dispatch(Protocol):
+    def send(self, admission: Admission) -> AbstractAsyncContextManager[BackendReply]:
+        """Find the backend for an admitted call and send it there (see ``inference.backend.Backend``)."""
+        ...
+
+
+class Observer(Protocol):
+    """Whoever watches: metrics, traces, drift. MUST NOT raise and MUST NOT block."""
+
+    def refused(self, call: Call, principal: Principal, decision: Decision, receipt: Receipt) -> None: ...
+    def admitted(self, admission: Admission) -> None: ...
+    def observe(self, admission: Admission, outcome: Outcome, *, recorded: bool) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    identity: Identity
+    policy: DecisionPoint
+    obligations: Obligations
+    ledger: Recorder
+    backends: Dispatch
+    observer: Observer
+    wall_clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+
+    async def admit(self, credential: str, read_call: Callable[[], Awaitable[Call]]) -> Admission:
+        """Decide whether a call may go out, and make the decision durable before saying so.
+
+        ``read_call`` parses the request; it is awaited only for a proven caller, so strangers cannot make us parse.
+
+        Raises:
+            Unauthenticated: the credential proves nobody. Not in the ledger, or strangers could fill it.
+            Denied: policy refused, or an obligation could not be met; the refusal is in the ledger.
+            LedgerUnavailable: the intent could not be made durable, so nothing may happen.
+        """
+        principal = await self.identity.authenticate(credential)
+        call = await read_call()
+        return await self.admit_call(principal, call)
+
+    async def admit_call(self, principal: Principal, call: Call) -> Admission:
+        """``admit`` from the point where the caller is proven (an MCP batch holds several calls)."""
+        decision = self.policy.decide(principal, call, self.wall_clock())
+        decision, call = self.obligations.meet(decision, principal, call)
+        receipt = await self.ledger.record_intent(call, principal, decision)
+        if not decision.permits:
+            self.observer.refused(call, principal, decision, receipt)
+            raise Denied(decision, receipt)
+        admission = Admission(call, principal, decision, receipt, self.monotonic())
+        self.observer.admitted(admission)
+        return admission
+
+    @asynccontextmanager
+    async def relay(self, admission: Admission) -> AsyncGenerator[BackendReply]:
+        """Call the backend and lend out its reply; on leaving, record exactly one outcome for the intent.
+
+        A context manager and not a bare generator: a generator that nobody ever starts runs no ``finally``, and an
+        agent can hang up before the first byte is asked for.
+
+        Raises:
+            BackendError: before the head of the reply, or from its ``chunks``.
+        """
+        outcome = Outcome(started_s=admission.admitted_at_s)
+        try:
+            async with self.backends.send(admission) as reply:
+                outcome.answers(reply)
+                released = self.obligations.release(admission.decision, admission.call, reply)
+                async with aclosing(self._chunks(released, outcome)) as chunks:
+                    yield replace(reply, chunks=chunks)
+        except BackendError as error:
+            outcome.fails("timeout" if isinstance(error, BackendTimeout) else "error", error.reason)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            raise  # the agent hung up: "cancelled" is what an outcome says until it knows better
+        except Exception:
+            outcome.fails("error", "internal")
+            raise
+        finally:
+            outcome.ended_s = self.monotonic()
+            recorded = await self._record(admission, outcome)
+            self.observer.observe(admission, outcome, recorded=recorded)
+
+    async def _chunks(self, inner: AsyncGenerator[bytes], outcome: Outcome) -> AsyncGenerator[bytes]:
+        async with aclosing(inner):
+            async for chunk in inner:
+                outcome.saw(chunk, self.monotonic())
+                yield chunk
+                await checkpoint()  # notice a hang-up even when nothing else makes us wait
+        outcome.completes()
+
+    async def _record(self, admission: Admission, outcome: Outcome) -> bool:
+        """Record ``outcome`` even if the agent has hung up, but never wait longer than the deadline.
+
+        False means an intent without an outcome: the observer counts it and someone is woken.
+        """
+        with anyio.move_on_after(OUTCOME_DEADLINE_S, shield=True):
+            try:
+                await self.ledger.record_outcome(admission, outcome)
+            except Exception:  # noqa: BLE001  whatever the ledger's trouble is, the agent has its answer already
+                return False
+            return True
+        return False

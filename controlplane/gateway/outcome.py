@@ -1,0 +1,57 @@
+"""What came of an admitted call: filled while the reply streams, sealed exactly once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from inference.backend import BackendReply, Usage
+
+HTTP_ERROR = 400
+
+
+@dataclass(slots=True)
+class Outcome:
+    """``status``: ``ok`` (the backend finished; nothing here can say that the agent read it), ``error``, ``timeout``,
+    ``cancelled`` (the agent hung up before the backend finished). ``error`` is a stable word, "" when there was none.
+    Times are monotonic seconds. ``digest`` is the SHA-256 of the bytes given to the agent.
+    """
+
+    started_s: float
+    status: str = "cancelled"
+    error: str = ""
+    http_status: int = 0
+    served_by: str = ""
+    rung: str = "primary"
+    usage: Usage = field(default_factory=Usage)
+    first_byte_s: float | None = None
+    ended_s: float = 0.0
+    byte_count: int = 0
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    body: bytearray = field(default_factory=bytearray)  # kept only up to ``keep_bytes``, for those who observe
+    keep_bytes: int = 65_536
+
+    def answers(self, reply: BackendReply) -> None:
+        self.http_status, self.served_by, self.rung, self.usage = (
+            reply.status,
+            reply.served_by,
+            reply.rung,
+            reply.usage,
+        )
+
+    def saw(self, chunk: bytes, now_s: float) -> None:
+        if self.first_byte_s is None:
+            self.first_byte_s = now_s
+        self.byte_count += len(chunk)
+        self.digest.update(chunk)
+        if len(self.body) + len(chunk) <= self.keep_bytes:
+            self.body += chunk
+
+    def completes(self) -> None:
+        if self.http_status >= HTTP_ERROR:
+            self.fails("error", f"upstream_{self.http_status}")
+        else:
+            self.status = "ok"
+
+    def fails(self, status: str, error: str) -> None:
+        self.status, self.error = status, error

@@ -1,0 +1,66 @@
+"""The one shape in which everything behind the gateway is called: model servers, tools and MCP servers alike."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendRequest:
+    """What goes out. ``body`` is forwarded as it is.
+
+    ``operation`` is the protocol's verb: ``chat``, ``completions``, ``embeddings``, ``models`` (OpenAI HTTP);
+    ``Predict``, ``Classify``, ``Regress``, ``GetModelMetadata`` (TF Serving, ``body`` is the serialized
+    request message); ``call`` (HTTP tool); ``message`` (MCP). ``timeout_s`` bounds the whole exchange.
+    """
+
+    call_id: str
+    target: str  # backend or model name
+    operation: str
+    body: bytes = b""
+    version: int | None = None
+    label: str | None = None
+    streams: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
+    timeout_s: float = 60.0
+    scope: str = ""  # what separates caches: tenant and policy revision; "" must never be cached
+    http_method: str = "POST"
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens as the backend counted them; None where it did not say."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+@dataclass(slots=True)
+class BackendReply:
+    """What comes back: the head is known, the body is still to be read.
+
+    ``status`` is the HTTP status (200 for gRPC answers). ``chunks`` must be iterated inside ``aclosing``; closing it
+    early cancels the work upstream. ``usage`` fills while chunks are read. ``rung`` says which step of the fallback
+    ladder answered: ``primary``, ``cache``, ``lighter``.
+    """
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    chunks: AsyncGenerator[bytes]
+    served_by: str = ""  # backend, model or version that really answered, e.g. "risk/2"
+    rung: str = "primary"
+    usage: Usage = field(default_factory=Usage)
+
+
+class Backend(Protocol):
+    def send(self, request: BackendRequest) -> AbstractAsyncContextManager[BackendReply]:
+        """Call the backend; entering waits for the head of the reply, leaving cancels what is still running.
+
+        MUST raise only ``BackendError`` and its family, on entering or from ``chunks``. MUST NOT retry.
+        MUST release every connection and task when the context is left, however it is left.
+        """
+        ...
