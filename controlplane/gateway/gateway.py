@@ -110,7 +110,8 @@ class Gateway:
         """``admit`` from the point where the caller is proven (an MCP batch holds several calls)."""
         decision = self.policy.decide(principal, call, self.wall_clock())
         decision, call = self.obligations.meet(decision, principal, call)
-        receipt = await self.ledger.record_intent(call, principal, decision)
+        with anyio.CancelScope(shield=True):  # an agent that hangs up now must not leave us unsure what is on disk
+            receipt = await self.ledger.record_intent(call, principal, decision)
         if not decision.permits:
             self.observer.refused(call, principal, decision, receipt)
             raise Denied(decision, receipt)

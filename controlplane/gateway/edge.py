@@ -1,0 +1,200 @@
+"""HTTP in, HTTP out: one ASGI endpoint that every HTTP door shares. Everything between the two is ``gateway.py``.
+
+Plain ASGI on the call path. A door says how its protocol reads a call, translates a reply and words a refusal; the
+order of things, hang-ups and the release of the last byte are decided here once for all of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from controlplane.calls import Call
+from controlplane.gateway.gateway import Admission, Gateway
+from controlplane.gateway.hangup import cancelled_on_disconnect
+from controlplane.gateway.problems import Problem, problem_for
+from inference.backend import BackendReply
+
+log = logging.getLogger(__name__)
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "date",
+        "server",
+    }
+)
+
+
+class HttpDoor(Protocol):
+    """One protocol's way in. Stateless between requests; what it parsed it may keep on ``request.state``."""
+
+    name: str
+    paths: Sequence[tuple[str, str]]
+    """(HTTP method, path template) pairs, templates as Starlette writes them."""
+
+    async def read_call(self, request: Request) -> Call:
+        """Parse the request of a proven caller. Raises ``BadRequest``."""
+        ...
+
+    def translate(self, admission: Admission, reply: BackendReply) -> BackendReply:
+        """The reply in the caller's protocol; the same object when nothing has to change."""
+        ...
+
+    def refusal(self, request: Request, problem: Problem) -> Response:
+        """``problem`` in the protocol's own error shape."""
+        ...
+
+    def broken(self, problem: Problem) -> bytes:
+        """What tells the caller in-band that a reply it has begun to read is broken; b"" cuts the connection."""
+        ...
+
+
+Challenge = Callable[[Problem], str]
+"""The ``WWW-Authenticate`` value that goes with a 401 (RFC 6750, RFC 9728)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DoorEndpoint:
+    """The ASGI application of one door."""
+
+    door: HttpDoor
+    gateway: Gateway
+    challenge: Challenge
+    unauthenticated: Callable[[str, str], None]  # (door, reason) → counted, since strangers never reach the ledger
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        exchange = Exchange(send)
+        async with AsyncExitStack() as stack:
+
+            async def read_call() -> Call:
+                call = await self.door.read_call(request)
+                await stack.enter_async_context(cancelled_on_disconnect(receive))
+                return call
+
+            await self._serve(request, read_call, exchange)
+
+    async def _serve(self, request: Request, read_call: Callable[[], Awaitable[Call]], exchange: Exchange) -> None:
+        try:
+            admission = await self.gateway.admit(credential_of(request), read_call)
+            await self._relay(admission, exchange)
+        except Exception as error:  # noqa: BLE001  the edge: whatever it was becomes a problem document
+            problem = problem_for(error)
+            if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                log.exception("unforeseen error", extra={"door": self.door.name})
+            await self._refuse(request, problem, exchange)
+
+    async def _relay(self, admission: Admission, exchange: Exchange) -> None:
+        """Send the reply; the last byte of a call with effects leaves only when its outcome is durable."""
+        strict, held = admission.call.action == "call", b""
+        async with self.gateway.relay(admission) as raw:
+            reply = self.door.translate(admission, raw)
+            await exchange.start(reply.status, reply_headers(admission, reply))
+            async with aclosing(reply.chunks) as chunks:
+                async for chunk in chunks:
+                    ready, held = (held, chunk) if strict else (chunk, b"")
+                    if ready:
+                        await exchange.body(ready)
+            if not strict:
+                await exchange.end()
+        await exchange.end(held)
+
+    async def _refuse(self, request: Request, problem: Problem, exchange: Exchange) -> None:
+        if problem.status == HTTPStatus.UNAUTHORIZED:
+            self.unauthenticated(self.door.name, problem.reason)
+        if exchange.started:
+            await exchange.break_off(self.door.broken(problem))
+            return
+        response = self.door.refusal(request, problem)
+        if problem.status == HTTPStatus.UNAUTHORIZED:
+            response.headers["www-authenticate"] = self.challenge(problem)
+        if problem.retry_after_s is not None and "retry-after" not in response.headers:
+            response.headers["retry-after"] = str(math.ceil(problem.retry_after_s))
+        if problem.receipt is not None:
+            response.headers["x-audit-receipt"] = f"{problem.receipt.index} {problem.receipt.event_id}"
+        await exchange.answer(response)
+
+
+class Broken(Exception):
+    """A reply that cannot be finished: the server must cut the connection, so that nobody takes it for whole."""
+
+
+class Exchange:
+    """One HTTP response being written; knows whether it has begun and whether it has ended."""
+
+    __slots__ = ("ended", "send", "started")
+
+    def __init__(self, send: Send) -> None:
+        self.send, self.started, self.ended = send, False, False
+
+    async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.started = True
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def body(self, chunk: bytes) -> None:
+        await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def end(self, last: bytes = b"") -> None:
+        if not self.ended:
+            self.ended = True
+            await self.send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def answer(self, response: Response) -> None:
+        await self.start(response.status_code, response.raw_headers)
+        await self.end(bytes(response.body))
+
+    async def break_off(self, last_words: bytes) -> None:
+        if self.ended:
+            return
+        if not last_words:
+            raise Broken
+        await self.end(last_words)
+
+
+def credential_of(request: Request) -> str:
+    """The bearer token, "" when there is none. Anthropic's SDK sends it as ``x-api-key``."""
+    authorization = request.headers.get("authorization", "")
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    return "" if authorization else request.headers.get("x-api-key", "")
+
+
+def reply_headers(admission: Admission, reply: BackendReply) -> list[tuple[bytes, bytes]]:
+    """The backend's own headers without hop-by-hop ones, and ours: the receipt, who answered, on which rung."""
+    headers = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in reply.headers if n.lower() not in HOP_BY_HOP]
+    receipt = admission.receipt
+    headers.append((b"x-call-id", receipt.event_id.encode()))
+    headers.append((b"x-audit-receipt", f"{receipt.index} {receipt.event_id}".encode()))
+    if reply.served_by:
+        headers.append((b"x-served-by", reply.served_by.encode("latin-1", "replace")))
+    if reply.rung != "primary":
+        headers.append((b"x-degraded", reply.rung.encode()))
+    return headers
+
+
+def routes(
+    doors: Iterable[HttpDoor], gateway: Gateway, challenge: Challenge, unauthenticated: Callable[[str, str], None]
+) -> list[BaseRoute]:
+    return [
+        Route(path, DoorEndpoint(door, gateway, challenge, unauthenticated), methods=[method])
+        for door in doors
+        for method, path in door.paths
+    ]
