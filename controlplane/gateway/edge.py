@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
@@ -89,13 +89,18 @@ class DoorEndpoint:
                 await stack.enter_async_context(cancelled_on_disconnect(receive))
                 return call
 
-            await self._serve(request, read_call, exchange)
+            try:
+                await self._serve(request, read_call, exchange)
+            except ClientDisconnect:
+                return  # gone before the request was read: nothing was admitted, nobody is left to answer
 
     async def _serve(self, request: Request, read_call: Callable[[], Awaitable[Call]], exchange: Exchange) -> None:
         try:
             admission = await self.gateway.admit(credential_of(request), read_call)
             await self._relay(admission, exchange)
-        except Exception as error:  # noqa: BLE001  the edge: whatever it was becomes a problem document
+        except (ClientDisconnect, Broken):
+            raise
+        except Exception as error:
             problem = problem_for(error)
             if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 log.exception("unforeseen error", extra={"door": self.door.name})

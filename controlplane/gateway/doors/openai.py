@@ -1,0 +1,146 @@
+"""The OpenAI face: chat, completions, embeddings and the model list, with errors its SDK understands.
+
+Policy denials are 403 and exhausted budgets 429 with ``x-should-retry: false``: the official SDK repeats 408, 409, 429
+and 5xx on its own, and repeating a refusal helps nobody.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from controlplane.calls import Call, Principal, new_call_id
+from controlplane.gateway.gateway import Admission
+from controlplane.gateway.problems import BadRequest, Problem
+from inference.backend import BackendReply
+
+FORWARDED = ("accept", "content-type", "x-stainless-retry-count", "user-agent")
+ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+NO_RETRY_BELOW = 500
+
+
+class ChatFields(msgspec.Struct):
+    """What policy and routing read of a request; everything else passes untouched."""
+
+    model: str
+    stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    messages: list[msgspec.Raw] = []
+    input: msgspec.Raw | None = None
+    user: str | None = None
+
+
+_decode = msgspec.json.Decoder(ChatFields).decode
+
+
+class OpenAIDoor:
+    """One operation of the OpenAI API: the path says which."""
+
+    def __init__(self, operation: str, path: str) -> None:
+        self.name, self.operation = f"openai.{operation}", operation
+        self.paths: Sequence[tuple[str, str]] = [("POST", path)]
+
+    async def read_call(self, request: Request) -> Call:
+        body = await request.body()
+        try:
+            fields = _decode(body)
+        except msgspec.DecodeError as error:
+            raise BadRequest("invalid_body", f"not a valid {self.operation} request: {error}") from None
+        cap = fields.max_completion_tokens if fields.max_tokens is None else fields.max_tokens
+        return Call(
+            id=new_call_id(),
+            door=self.name,
+            action="infer",
+            resource=f"/model/{fields.model}",
+            body=body,
+            arguments={
+                "model": fields.model,
+                "max_tokens": cap,
+                "stream": bool(fields.stream),
+                "messages_count": len(fields.messages),
+            },
+            operation=self.operation,
+            streams=bool(fields.stream),
+            headers=forwarded_headers(request),
+            traceparent=request.headers.get("traceparent", ""),
+        )
+
+    def translate(self, admission: Admission, reply: BackendReply) -> BackendReply:  # noqa: ARG002  protocol
+        return reply
+
+    def refusal(self, request: Request, problem: Problem) -> Response:  # noqa: ARG002  protocol
+        headers = {"x-should-retry": "false"} if problem.status < NO_RETRY_BELOW else {}
+        return JSONResponse(error_body(problem), problem.status, headers=headers)
+
+    def broken(self, problem: Problem) -> bytes:
+        """The SDK does not notice a stream that ends without ``[DONE]``; it does notice an error event."""
+        return b"data: " + json.dumps(error_body(problem)).encode() + b"\n\n"
+
+
+class ModelListDoor:
+    """``GET /v1/models``: only the models that policy lets this principal call."""
+
+    name = "openai.models"
+    paths: Sequence[tuple[str, str]] = [("GET", "/v1/models")]
+
+    def __init__(self, visible: Callable[[Principal, str, str], bool]) -> None:
+        self.visible = visible
+
+    async def read_call(self, request: Request) -> Call:
+        return Call(
+            id=new_call_id(),
+            door=self.name,
+            action="list",
+            resource="/model",
+            operation="models",
+            traceparent=request.headers.get("traceparent", ""),
+        )
+
+    def translate(self, admission: Admission, reply: BackendReply) -> BackendReply:
+        """The catalogue as JSON lines of names, thinned out to what ``principal`` may call."""
+        chunks = reply.chunks
+
+        async def listed() -> Any:
+            names = b"".join([chunk async for chunk in chunks]).decode().splitlines()
+            may = [name for name in names if self.visible(admission.principal, "infer", f"/model/{name}")]
+            models = [{"id": name, "object": "model", "created": 0, "owned_by": "controlplane"} for name in may]
+            yield json.dumps({"object": "list", "data": models}).encode()
+
+        return BackendReply(
+            status=200, headers=(("content-type", "application/json"),), chunks=listed(), served_by=reply.served_by
+        )
+
+    def refusal(self, request: Request, problem: Problem) -> Response:  # noqa: ARG002  protocol
+        return JSONResponse(error_body(problem), problem.status, headers={"x-should-retry": "false"})
+
+    def broken(self, problem: Problem) -> bytes:  # noqa: ARG002  a list is sent whole or not at all
+        return b""
+
+
+def doors(visible: Callable[[Principal, str, str], bool]) -> list[OpenAIDoor | ModelListDoor]:
+    return [
+        OpenAIDoor("chat", "/v1/chat/completions"),
+        OpenAIDoor("completions", "/v1/completions"),
+        OpenAIDoor("embeddings", "/v1/embeddings"),
+        ModelListDoor(visible),
+    ]
+
+
+def error_body(problem: Problem) -> dict[str, Any]:
+    """``{"error": {message, type, param, code}}`` and, for refusals, the facts; the SDK keeps extra fields."""
+    kind = ERROR_TYPES.get(
+        problem.status, "server_error" if problem.status >= NO_RETRY_BELOW else "invalid_request_error"
+    )
+    error = {"message": problem.detail, "type": kind, "param": None, "code": problem.reason}
+    return {"error": error | problem.facts()}
+
+
+def forwarded_headers(request: Request) -> tuple[tuple[str, str], ...]:
+    headers = request.headers
+    return tuple((name, headers[name]) for name in FORWARDED if name in headers)

@@ -1,0 +1,98 @@
+"""What no door should have to think about: ambiguous requests are refused, bodies are bounded, requests have an id.
+
+A plain ASGI class around the whole application. Each header rule closes a case in which two HTTP parsers may read the
+same bytes differently, which is how requests are smuggled past a gateway (RFC 9112 §11.2).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SINGLE = frozenset({b"host", b"authorization", b"x-api-key", b"content-type", b"content-length", b"content-encoding"})
+BODY_LIMIT_BYTES = 4 * 1024 * 1024
+DOT_SEGMENT = re.compile(rb"(^|/)\.{1,2}(/|$)|%2e|%2f|%5c|\\", re.IGNORECASE)
+
+
+class BodyTooLarge(Exception):
+    """The request body exceeds the limit; raised from ``receive`` so that reading it stops at once."""
+
+
+class Hygiene:
+    def __init__(self, app: ASGIApp, *, body_limit_bytes: int = BODY_LIMIT_BYTES) -> None:
+        self.app, self.body_limit_bytes = app, body_limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        fault = ambiguity(scope["headers"]) or path_fault(scope.get("raw_path") or scope["path"].encode())
+        if fault:
+            await refuse(send, 400, fault)
+            return
+        if declared_length(scope["headers"]) > self.body_limit_bytes:
+            await refuse(send, 413, "body_too_large")
+            return
+        await self._bounded(scope, receive, send)
+
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        seen, started = 0, False
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            if message["type"] == "http.request":
+                seen += len(message.get("body", b""))
+                if seen > self.body_limit_bytes:
+                    raise BodyTooLarge
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, counted, watched)
+        except BodyTooLarge:
+            if started:
+                raise
+            await refuse(send, 413, "body_too_large")
+
+
+def ambiguity(headers: list[tuple[bytes, bytes]]) -> str:
+    """The stable word for what is ambiguous about these header fields; "" when nothing is."""
+    seen: set[bytes] = set()
+    for name, value in headers:
+        if b"_" in name:
+            return "header_with_underscore"
+        if name in SINGLE or name.startswith(b"mcp-"):
+            if name in seen:
+                return "duplicate_header"
+            seen.add(name)
+        if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            return "transfer_encoding"
+        if name == b"content-encoding" and value.strip().lower() != b"identity":
+            return "content_encoding"
+    return "" if b"host" in seen else "missing_host"
+
+
+def path_fault(path: bytes) -> str:
+    raw = path.partition(b"?")[0]
+    return "ambiguous_path" if DOT_SEGMENT.search(raw) or b"//" in raw else ""
+
+
+def declared_length(headers: list[tuple[bytes, bytes]]) -> int:
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0
+
+
+async def refuse(send: Send, status: int, reason: str) -> None:
+    body = json.dumps({"type": "urn:controlplane:bad-request", "status": status, "reason": reason}).encode()
+    headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
