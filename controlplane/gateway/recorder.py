@@ -1,0 +1,126 @@
+"""The gateway's words put into ledger records. Bodies are committed to with a key, never stored and never merely hashed:
+a bare hash of guessable data is still that data (EDPB 02/2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from controlplane.calls import Call, Decision, Principal, Receipt
+from controlplane.gateway.gateway import Admission
+from controlplane.gateway.outcome import Outcome
+
+Commit = Callable[[bytes], str]
+"""A keyed commitment to bytes, as text."""
+
+MICRO = 1_000_000
+
+
+class LedgerReceipt(Protocol):
+    @property
+    def event_id(self) -> str: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def checkpoint(self) -> str: ...
+
+
+class AppendOnly(Protocol):
+    async def append(
+        self,
+        kind: str,
+        body: Mapping[str, Any],
+        *,
+        event_id: str | None = None,
+        opens: bool = False,
+        closes: str | None = None,
+    ) -> LedgerReceipt: ...
+
+
+class LedgerRecorder:
+    """Writes ``intent`` and ``deny`` before, exactly one ``outcome`` after. Each is durable when its method returns."""
+
+    def __init__(self, ledger: AppendOnly, commit: Commit) -> None:
+        self.ledger, self.commit = ledger, commit
+
+    async def record_intent(self, call: Call, principal: Principal, decision: Decision) -> Receipt:
+        body = {
+            "principal": principal_facts(principal),
+            "action": action_facts(call) | {"args_commit": self.commit(call.body), "bytes": len(call.body)},
+            "decision": decision_facts(decision),
+        }
+        if call.traceparent:
+            body["trace"] = {"traceparent": call.traceparent}
+        kind = "intent" if decision.permits else "deny"
+        receipt = await self.ledger.append(kind, body, event_id=call.id, opens=decision.permits)
+        return Receipt(receipt.event_id, receipt.index, receipt.checkpoint)
+
+    async def record_outcome(self, admission: Admission, outcome: Outcome) -> Receipt:
+        body = outcome_facts(outcome) | {
+            "intent": admission.receipt.event_id,
+            "intent_seq": admission.receipt.index,
+            "result_commit": self.commit(outcome.digest.digest()),
+        }
+        receipt = await self.ledger.append("outcome", body, closes=admission.receipt.event_id)
+        return Receipt(receipt.event_id, receipt.index, receipt.checkpoint)
+
+
+def principal_facts(principal: Principal) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "subject": principal.subject,
+        "type": principal.kind,
+        "tenant": principal.tenant,
+        "auth": {"method": "jwt", "issuer": principal.issuer, "token_id": principal.token_id},
+    }
+    if principal.chain:
+        facts["delegation"] = [{"agent": actor, "depth": depth} for depth, actor in enumerate(principal.chain)]
+    return facts
+
+
+def action_facts(call: Call) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "kind": call.action,
+        "protocol": call.door,
+        "name": call.resource,
+        "operation": call.operation,
+    }
+    if call.version is not None:
+        facts["version"] = call.version
+    if call.label:
+        facts["label"] = call.label
+    return facts
+
+
+def decision_facts(decision: Decision) -> dict[str, Any]:
+    return {
+        "effect": decision.effect.value,
+        "gate": "auto" if decision.permits else "blocked",
+        "reason": decision.reason,
+        "policy": {"revision": decision.revision},
+        "rules": [{"id": rule.id, "source": rule.source} for rule in decision.rules],
+        "obligations": [{"name": o.name, "parameters": dict(o.parameters)} for o in decision.obligations],
+        "eval_us": decision.eval_us,
+    }
+
+
+def outcome_facts(outcome: Outcome) -> dict[str, Any]:
+    """Only integers and strings: the ledger's canonical form has no floats."""
+    facts: dict[str, Any] = {
+        "status": outcome.status,
+        "http": outcome.http_status,
+        "served_by": outcome.served_by,
+        "rung": outcome.rung,
+        "bytes": outcome.byte_count,
+        "latency_us": round((outcome.ended_s - outcome.started_s) * MICRO),
+    }
+    if outcome.error:
+        facts["error_class"] = outcome.error
+    if outcome.first_byte_s is not None:
+        facts["first_byte_us"] = round((outcome.first_byte_s - outcome.started_s) * MICRO)
+    usage = outcome.usage
+    counts = {"in": usage.input_tokens, "out": usage.output_tokens, "cached": usage.cached_tokens}
+    tokens = {name: count for name, count in counts.items() if count is not None}
+    if tokens:
+        facts["tokens"] = tokens
+    return facts
