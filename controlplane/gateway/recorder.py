@@ -1,4 +1,4 @@
-"""The gateway's words put into ledger records. Bodies are committed to with a key, never stored and never merely hashed:
+"""The gateway's words put into ledger records. Bodies are committed to with a key, never stored, never merely hashed:
 a bare hash of guessable data is still that data (EDPB 02/2025).
 """
 
