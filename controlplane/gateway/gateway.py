@@ -44,7 +44,8 @@ class Admission:
     principal: Principal
     decision: Decision
     receipt: Receipt
-    admitted_at_s: float  # monotonic
+    arrived_at_s: float  # monotonic seconds, as admitted_at_s
+    admitted_at_s: float
 
 
 class Identity(Protocol):
@@ -108,6 +109,7 @@ class Gateway:
 
     async def admit_call(self, principal: Principal, call: Call) -> Admission:
         """``admit`` from the point where the caller is proven (an MCP batch holds several calls)."""
+        arrived_at_s = self.monotonic()
         decision = self.policy.decide(principal, call, self.wall_clock())
         decision, call = self.obligations.meet(decision, principal, call)
         with anyio.CancelScope(shield=True):  # an agent that hangs up now must not leave us unsure what is on disk
@@ -115,7 +117,7 @@ class Gateway:
         if not decision.permits:
             self.observer.refused(call, principal, decision, receipt)
             raise Denied(decision, receipt)
-        admission = Admission(call, principal, decision, receipt, self.monotonic())
+        admission = Admission(call, principal, decision, receipt, arrived_at_s, self.monotonic())
         self.observer.admitted(admission)
         return admission
 

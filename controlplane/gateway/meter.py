@@ -1,0 +1,64 @@
+"""Calls as numbers: what the gateway tells telemetry about each of them."""
+
+from __future__ import annotations
+
+from controlplane.calls import Call, Decision, Principal, Receipt
+from controlplane.gateway.gateway import Admission
+from controlplane.gateway.outcome import Outcome
+from controlplane.telemetry.metrics import Metrics
+
+MICRO = 1_000_000
+
+
+def kind_of(resource: str) -> str:
+    """The first segment of a resource path: ``model``, ``tool``, ``mcp``. Bounded, so it may be a label."""
+    return resource.removeprefix("/").partition("/")[0]
+
+
+class Meter:
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+
+    def refused(self, call: Call, principal: Principal, decision: Decision, receipt: Receipt) -> None:  # noqa: ARG002  protocol
+        self._decided(decision)
+        self.metrics.observe_refused(tenant=principal.tenant, door=call.door, resource_kind=kind_of(call.resource))
+        if decision.reason == "rate_limited":
+            self.metrics.observe_rate_limited(tenant=principal.tenant, limit=kind_of(call.resource))
+
+    def admitted(self, admission: Admission) -> None:
+        self._decided(admission.decision)
+        overhead_s = admission.admitted_at_s - admission.arrived_at_s
+        self.metrics.observe_admitted(door=admission.call.door, overhead_s=overhead_s)
+
+    def observe(self, admission: Admission, outcome: Outcome, *, recorded: bool) -> None:
+        call, tenant = admission.call, admission.principal.tenant
+        kind = kind_of(call.resource)
+        self.metrics.observe_outcome(
+            tenant=tenant,
+            door=call.door,
+            resource_kind=kind,
+            outcome=outcome.status,
+            duration_s=outcome.ended_s - outcome.started_s,
+            reason=outcome.error,
+        )
+        if not recorded:
+            self.metrics.observe_outcome_lost()
+        if kind == "model":
+            self._observe_model(call, tenant, outcome)
+
+    def _observe_model(self, call: Call, tenant: str, outcome: Outcome) -> None:
+        model = call.resource.rpartition("/")[2]
+        usage = outcome.usage
+        if usage.input_tokens is not None or usage.output_tokens is not None:
+            self.metrics.observe_tokens(
+                tenant=tenant, model=model, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens
+            )
+        if call.streams and outcome.first_byte_s is not None:
+            self.metrics.observe_first_token(model=model, duration_s=outcome.first_byte_s - outcome.started_s)
+        if outcome.rung != "primary":
+            self.metrics.observe_fallback(model=model, rung=outcome.rung)
+
+    def _decided(self, decision: Decision) -> None:
+        self.metrics.observe_decision(
+            effect=decision.effect.value, reason=decision.reason, duration_s=decision.eval_us / MICRO
+        )
