@@ -1,0 +1,86 @@
+"""Metric families whose label values are bounded, so that nobody outside can invent series without end.
+
+A label's first values, up to its cap, have series of their own. Later ones share the value ``_other`` and are counted
+by label. Children are looked up once and kept; a value over the cap is never kept.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from prometheus_client import Counter, Gauge, Histogram
+
+OTHER = "_other"
+NOTHING = "none"  # an empty label value is the same as no label to Prometheus
+LONGEST_VALUE = 128
+
+M = TypeVar("M", Counter, Gauge, Histogram)
+
+
+class LabelBounds:
+    """Which values of which label are known. Not locked: a race may let one value too many in, which is harmless."""
+
+    def __init__(self, cap_of: Callable[[str], int], overflowed: Callable[[str], None]) -> None:
+        self._cap_of, self._overflowed = cap_of, overflowed
+        self._known: defaultdict[str, set[str]] = defaultdict(set)
+
+    def bound(self, label: str, value: str) -> str:
+        value = value or NOTHING
+        known = self._known[label]
+        if value in known:
+            return value
+        if len(known) < self._cap_of(label) and len(value) <= LONGEST_VALUE:
+            known.add(value)
+            return value
+        self._overflowed(label)
+        return OTHER
+
+
+class Family(Generic[M]):
+    """One metric with its labels."""
+
+    def __init__(self, metric: M, labels: tuple[str, ...], bounds: LabelBounds) -> None:
+        self.metric: M = metric
+        self.labels, self._bounds = labels, bounds
+        self._children: dict[tuple[str, ...], M] = {}
+
+    def child(self, *values: str) -> M:
+        """The series for these label values, in the order of ``labels``."""
+        found = self._children.get(values)
+        return found if found is not None else self._resolve(values)
+
+    def has_room_for(self, key: str) -> bool:
+        """Whether ``key``, a value of the first label, has series of its own."""
+        return self._bounds.bound(self.labels[0], key) != OTHER
+
+    def _resolve(self, values: tuple[str, ...]) -> M:
+        if not self.labels:
+            child: M = self.metric
+        else:
+            bounded = tuple(self._bounds.bound(*pair) for pair in zip(self.labels, values, strict=True))
+            child = self.metric.labels(*bounded)
+            if bounded != values:
+                return child
+        self._children[values] = child
+        return child
+
+
+class States:
+    """A gauge with labels (key, ``state``): 1 for the state that a key is in, 0 for those it was in before."""
+
+    def __init__(self, family: Family[Gauge]) -> None:
+        self._family = family
+        self._current: dict[str, str] = {}
+
+    def enter(self, key: str, state: str) -> bool:
+        """Whether this was a change; the first state told is none. A key over the cap has no state of its own."""
+        if not self._family.has_room_for(key):
+            return False
+        before = self._current.get(key)
+        self._current[key] = state
+        if before is not None and before != state:
+            self._family.child(key, before).set(0)
+        self._family.child(key, state).set(1)
+        return before not in (None, state)

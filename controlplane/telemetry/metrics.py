@@ -1,0 +1,418 @@
+"""Every metric of the product, in one file. Plain values come in; no room's types are known here.
+
+Names start with ``controlplane_``, units are base units, labels are bounded (see ``labels.py``) and never carry a call,
+a session or a subject. A refusal is not a failure: it has its own outcome. Fails open: no method raises; what broke is
+counted and logged once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import wraps
+from typing import Concatenate, ParamSpec
+
+import anyio.to_thread
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import choose_encoder
+
+from controlplane.telemetry.labels import Family, LabelBounds, States
+from controlplane.telemetry.settings import LabelCaps
+
+log = logging.getLogger(__name__)
+
+PREFIX = "controlplane_"
+
+# Calls: the MCP convention's bounds, with 5 ms below them. The others: around their SLO bounds (10 ms, 100 ms).
+CALL_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+DECISION_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+STEP_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2)
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricInfo:
+    """What one metric is; ``name`` is the exposed name, with ``_total`` for a counter."""
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    help: str
+
+    def samples(self) -> dict[str, frozenset[str]]:
+        """The names of the series it exposes, each with its labels."""
+        labels = frozenset(self.labels)
+        if self.type != "histogram":
+            return {self.name: labels}
+        return {f"{self.name}_bucket": labels | {"le"}, f"{self.name}_sum": labels, f"{self.name}_count": labels}
+
+
+def fails_open(observe: Callable[Concatenate[Metrics, P], None]) -> Callable[Concatenate[Metrics, P], None]:
+    @wraps(observe)
+    def guarded(self: Metrics, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            observe(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001  whatever breaks in here must not break a call
+            self.broke("metrics", error)
+
+    return guarded
+
+
+class Metrics:
+    """The product's metrics on a registry of their own."""
+
+    def __init__(self, component: str = "gateway", version: str = "0", caps: LabelCaps | None = None) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the number of series
+        self.registry = CollectorRegistry()
+        self._inventory: dict[str, MetricInfo] = {}
+        self._complained: set[str] = set()
+        self._bounds = LabelBounds((caps or LabelCaps()).of, self._overflowed)
+        ProcessCollector(registry=self.registry)
+        self._declare_telemetry()
+        self._declare_calls()
+        self._declare_policy()
+        self._declare_resilience()
+        self._declare_ledger()
+        self._declare_loop()
+        self._build_info.child(component, version).set(1)
+
+    def inventory(self) -> dict[str, MetricInfo]:
+        """Every metric of the product by its exposed name."""
+        return dict(self._inventory)
+
+    async def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """Body and content type for a scrape, in the format that ``accept`` asks for; rendered in a thread."""
+        encode, content_type = choose_encoder(accept)
+        return await anyio.to_thread.run_sync(encode, self.registry), content_type
+
+    # --- what is declared
+
+    def _declare_telemetry(self) -> None:
+        self._overflow = self._counter(
+            "metric_label_overflow_total", "Observations whose label value was over its cap.", "label"
+        )
+        self._broken = self._counter(
+            "telemetry_failures_total", "Observations lost because telemetry itself broke.", "part"
+        )
+        self._spans_dropped = self._counter(
+            "trace_spans_dropped_total", "Spans that never reached the collector.", "reason"
+        )
+        self._build_info = self._gauge("build_info", "Always 1; which build this is.", "component", "version")
+
+    def _declare_calls(self) -> None:
+        self._calls = self._counter(
+            "calls_total",
+            "Calls decided: what was decided and what came of them.",
+            *("tenant", "door", "resource_kind", "effect", "outcome"),
+        )
+        self._call_failures = self._counter(
+            "call_failures_total", "Admitted calls that failed, by cause.", "resource_kind", "reason"
+        )
+        self._call_duration = self._histogram(
+            "call_duration_seconds",
+            "From the call's admission to the last byte of its reply.",
+            *("door", "resource_kind"),
+            buckets=CALL_BUCKETS_S,
+        )
+        self._overhead = self._histogram(
+            "gateway_overhead_seconds",
+            "Time the gateway adds before a call goes out: proof, decision and durable intent.",
+            "door",
+            buckets=STEP_BUCKETS_S,
+        )
+        self._first_token = self._histogram(
+            "first_token_seconds",
+            "From admission to the first byte of a streamed model reply.",
+            "model",
+            buckets=CALL_BUCKETS_S,
+        )
+        self._inflight = self._gauge("calls_inflight", "Admitted calls that have not ended.", "door")
+        self._tokens = self._counter(
+            "tokens_total", "Tokens as the backend counted them.", "tenant", "model", "direction"
+        )
+        self._unauthenticated = self._counter(
+            "unauthenticated_total", "Requests whose credential proved nobody.", "reason"
+        )
+        self._unadmitted = self._counter(
+            "admission_failures_total",
+            "Requests turned away because a part of ours was down, not because of policy.",
+            *("door", "reason"),
+        )
+
+    def _declare_policy(self) -> None:
+        self._decisions = self._counter("policy_decisions_total", "Decisions by effect and reason.", "effect", "reason")
+        self._decision_duration = self._histogram(
+            "policy_decision_duration_seconds", "Time to decide one call.", buckets=DECISION_BUCKETS_S
+        )
+        self._policy_info = self._gauge("policy_info", "Always 1; the revision in force.", "revision")
+        self._policy_loaded = self._gauge("policy_loaded", "1 when a policy is in force, else every call is refused.")
+        self._policy_stale = self._gauge(
+            "policy_stale", "1 when the files on disk are broken and the last good revision is in force."
+        )
+        self._policy_loaded_at = self._gauge(
+            "policy_loaded_timestamp_seconds", "When the revision in force was loaded (Unix time)."
+        )
+        self._policy_reload_failures = self._counter(
+            "policy_reload_failures_total", "Reloads refused because the files were broken."
+        )
+        self._rate_limited = self._counter(
+            "rate_limited_total", "Calls refused by a limit or budget.", "tenant", "limit"
+        )
+
+    def _declare_resilience(self) -> None:
+        states = self._gauge("breaker_state", "1 for the state a breaker is in.", "upstream", "state")
+        self._breaker_state = States(states)
+        self._breaker_transitions = self._counter(
+            "breaker_transitions_total", "Changes of a breaker's state.", "upstream", "to"
+        )
+        self._fallbacks = self._counter(
+            "fallback_answers_total", "Answers that did not come from the first choice.", "model", "rung"
+        )
+
+    def _declare_ledger(self) -> None:
+        self._ledger_appends = self._counter("ledger_appends_total", "Entries made durable.", "kind")
+        self._ledger_append_duration = self._histogram(
+            "ledger_append_duration_seconds", "From asking for an entry until it is durable.", buckets=STEP_BUCKETS_S
+        )
+        self._ledger_queue = self._gauge("ledger_queue_entries", "Entries waiting to be made durable.")
+        self._ledger_failures = self._counter(
+            "ledger_write_failures_total", "Entries that could not be made durable.", "reason"
+        )
+        self._ledger_lost = self._counter(
+            "ledger_outcomes_lost_total", "Calls whose intent is in the ledger and whose outcome is not."
+        )
+        self._ledger_orphans = self._counter(
+            "ledger_orphan_intents_total", "Intents found open at start and closed as unknown."
+        )
+        self._ledger_size = self._gauge("ledger_tree_size_entries", "Leaves under the newest checkpoint.")
+        self._ledger_checkpoint_at = self._gauge(
+            "ledger_checkpoint_timestamp_seconds", "When the newest checkpoint was signed (Unix time)."
+        )
+
+    def _declare_loop(self) -> None:
+        self._drift_state = States(
+            self._gauge("drift_state", "1 for the state a model version is in.", "model", "state")
+        )
+        self._drift_verdicts = self._counter("drift_verdicts_total", "Verdicts on models.", "model", "verdict")
+        self._observations_dropped = self._counter(
+            "drift_observations_dropped_total", "Observations that did not reach the monitor."
+        )
+        self._monitor_seen = self._counter("monitor_observations_total", "Observations the monitor has read.")
+        self._monitor_gaps = self._counter(
+            "monitor_gaps_total", "Stretches of calls that the monitor knows it never saw."
+        )
+        self._monitor_heartbeat = self._gauge(
+            "monitor_heartbeat_timestamp_seconds", "When the monitor last finished a pass (Unix time)."
+        )
+        self._retraining_jobs = self._counter(
+            "retraining_jobs_total", "Retraining jobs that ended, by outcome.", "model", "outcome"
+        )
+        self._retraining_running = self._gauge("retraining_jobs_running", "Retraining jobs at work.")
+        self._promotions = self._counter(
+            "promotions_total", "Challengers judged against their champion.", "model", "outcome"
+        )
+
+    # --- what happens to calls
+
+    @fails_open
+    def observe_unauthenticated(self, reason: str) -> None:
+        self._unauthenticated.child(reason).inc()
+
+    @fails_open
+    def observe_unadmitted(self, *, door: str, reason: str) -> None:
+        """A part of ours was down (ledger, identity); neither an allow nor a refusal by policy."""
+        self._unadmitted.child(door, reason).inc()
+
+    @fails_open
+    def observe_decision(self, *, effect: str, reason: str, duration_s: float) -> None:
+        self._decisions.child(effect, reason).inc()
+        self._decision_duration.child().observe(duration_s)
+
+    @fails_open
+    def observe_refused(self, *, tenant: str, door: str, resource_kind: str) -> None:
+        self._calls.child(tenant, door, resource_kind, "deny", "refused").inc()
+
+    @fails_open
+    def observe_admitted(self, *, door: str, overhead_s: float | None = None) -> None:
+        """The intent is durable. MUST be followed by one ``observe_outcome`` for the same door."""
+        self._inflight.child(door).inc()
+        if overhead_s is not None:
+            self._overhead.child(door).observe(overhead_s)
+
+    @fails_open
+    def observe_outcome(
+        self,
+        *,
+        tenant: str,
+        door: str,
+        resource_kind: str,
+        outcome: str,
+        duration_s: float,
+        reason: str = "",
+        trace_id: str = "",
+    ) -> None:
+        """An admitted call ended as ``ok``, ``error``, ``timeout`` or ``cancelled``; ``reason`` only for failures.
+
+        ``trace_id`` (32 hex digits) becomes an exemplar: give it only when the trace was kept.
+        """
+        self._inflight.child(door).dec()
+        self._calls.child(tenant, door, resource_kind, "allow", outcome).inc()
+        exemplar = {"trace_id": trace_id} if trace_id else None
+        self._call_duration.child(door, resource_kind).observe(duration_s, exemplar)
+        if reason:
+            self._call_failures.child(resource_kind, reason).inc()
+
+    @fails_open
+    def observe_tokens(
+        self, *, tenant: str, model: str, input_tokens: int | None = None, output_tokens: int | None = None
+    ) -> None:
+        if input_tokens:
+            self._tokens.child(tenant, model, "input").inc(input_tokens)
+        if output_tokens:
+            self._tokens.child(tenant, model, "output").inc(output_tokens)
+
+    @fails_open
+    def observe_first_token(self, *, model: str, duration_s: float) -> None:
+        self._first_token.child(model).observe(duration_s)
+
+    @fails_open
+    def observe_rate_limited(self, *, tenant: str, limit: str) -> None:
+        self._rate_limited.child(tenant, limit).inc()
+
+    @fails_open
+    def observe_fallback(self, *, model: str, rung: str) -> None:
+        self._fallbacks.child(model, rung).inc()
+
+    # --- what happens to policy
+
+    @fails_open
+    def observe_policy_loaded(self, *, revision: str, now_s: float) -> None:
+        """``revision`` is in force from now on; ``now_s`` is Unix time."""
+        self._policy_info.metric.clear()
+        self._policy_info.metric.labels(revision[:12] or "none").set(1)
+        self._policy_loaded.child().set(1)
+        self._policy_stale.child().set(0)
+        self._policy_loaded_at.child().set(now_s)
+
+    @fails_open
+    def observe_policy_reload_failed(self) -> None:
+        """The files are broken. What was in force stays so; if nothing was, ``policy_loaded`` stays 0."""
+        self._policy_reload_failures.child().inc()
+        self._policy_stale.child().set(1)
+
+    # --- what happens to backends
+
+    @fails_open
+    def observe_breaker(self, *, upstream: str, state: str) -> None:
+        """The state a breaker is in (``closed``, ``open``, ``half_open``); tell the first one at start."""
+        if self._breaker_state.enter(upstream, state):
+            self._breaker_transitions.child(upstream, state).inc()
+
+    # --- what happens to the ledger
+
+    @fails_open
+    def observe_append(self, *, kind: str, duration_s: float) -> None:
+        self._ledger_appends.child(kind).inc()
+        self._ledger_append_duration.child().observe(duration_s)
+
+    @fails_open
+    def observe_append_failed(self, reason: str) -> None:
+        self._ledger_failures.child(reason).inc()
+
+    @fails_open
+    def observe_ledger_queue(self, entries: int) -> None:
+        self._ledger_queue.child().set(entries)
+
+    @fails_open
+    def observe_outcome_lost(self) -> None:
+        self._ledger_lost.child().inc()
+
+    @fails_open
+    def observe_orphan_intents(self, count: int) -> None:
+        self._ledger_orphans.child().inc(count)
+
+    @fails_open
+    def observe_checkpoint(self, *, tree_size: int, now_s: float) -> None:
+        self._ledger_size.child().set(tree_size)
+        self._ledger_checkpoint_at.child().set(now_s)
+
+    # --- what happens in the loop: monitor, verdict, retraining, promotion
+
+    @fails_open
+    def observe_observation_dropped(self, count: int = 1) -> None:
+        self._observations_dropped.child().inc(count)
+
+    @fails_open
+    def observe_monitor_pass(self, *, observations: int, now_s: float) -> None:
+        self._monitor_seen.child().inc(observations)
+        self._monitor_heartbeat.child().set(now_s)
+
+    @fails_open
+    def observe_monitor_gap(self) -> None:
+        self._monitor_gaps.child().inc()
+
+    @fails_open
+    def observe_drift_state(self, *, model: str, state: str) -> None:
+        self._drift_state.enter(model, state)
+
+    @fails_open
+    def observe_verdict(self, *, model: str, verdict: str) -> None:
+        self._drift_verdicts.child(model, verdict).inc()
+
+    @fails_open
+    def observe_retraining_started(self) -> None:
+        self._retraining_running.child().inc()
+
+    @fails_open
+    def observe_retraining_ended(self, *, model: str, outcome: str) -> None:
+        self._retraining_running.child().dec()
+        self._retraining_jobs.child(model, outcome).inc()
+
+    @fails_open
+    def observe_promotion(self, *, model: str, outcome: str) -> None:
+        self._promotions.child(model, outcome).inc()
+
+    # --- what happens to telemetry itself
+
+    @fails_open
+    def observe_spans_dropped(self, count: int, *, reason: str) -> None:
+        self._spans_dropped.child(reason).inc(count)
+
+    def broke(self, part: str, error: Exception) -> None:
+        """A part of telemetry broke: count it, say so once, and go on."""
+        with suppress(Exception):  # then not even the counter works, and the log line is what is left
+            self._broken.child(part).inc()
+        if part not in self._complained:
+            self._complained.add(part)
+            log.error("telemetry broke; calls go on", extra={"part": part, "error": repr(error)})
+
+    def _overflowed(self, label: str) -> None:
+        self._overflow.child(label).inc()
+
+    # --- how it is declared
+
+    def _counter(self, name: str, text: str, *labels: str) -> Family[Counter]:
+        self._note(name, "counter", labels, text)
+        return Family(Counter(PREFIX + name, text, labels, registry=self.registry), labels, self._bounds)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Family[Gauge]:
+        self._note(name, "gauge", labels, text)
+        return Family(Gauge(PREFIX + name, text, labels, registry=self.registry), labels, self._bounds)
+
+    def _histogram(self, name: str, text: str, *labels: str, buckets: tuple[float, ...]) -> Family[Histogram]:
+        self._note(name, "histogram", labels, text)
+        histogram = Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self.registry)
+        return Family(histogram, labels, self._bounds)
+
+    def _note(self, name: str, kind: str, labels: tuple[str, ...], text: str) -> None:
+        self._inventory[PREFIX + name] = MetricInfo(PREFIX + name, kind, labels, text)
