@@ -1,0 +1,292 @@
+"""Conditions: tree → closure. Decides nothing that it does not know: an absent attribute, a wrong type, NaN or a
+comparison without meaning raises ``ConditionError``, and whoever asked must deny.
+
+Three-valued (Kleene): when the context of a call is not known yet, what depends on it is ``UNKNOWN``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from controlplane.policy.grammar import Attribute, Compare, Either, Every, Has, Listing, Literal, Node, Not, parse
+
+
+class ConditionError(Exception):
+    """A condition that cannot be answered for this call."""
+
+
+class _Unknown:
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
+UNKNOWN: Final = _Unknown()
+
+ArgumentTypes = Mapping[tuple[str, ...], str]
+
+
+@dataclass(slots=True)
+class Facts:
+    """What a condition may read. ``ctx`` is None while the call is not known; ``argument_types`` are the types that
+    the catalogue declares for this resource's arguments, by path below ``r.ctx.args``.
+    """
+
+    sub: Mapping[str, Any]
+    obj: Mapping[str, Any]
+    act: str
+    ctx: Mapping[str, Any] | None
+    argument_types: ArgumentTypes
+
+
+Evaluate = Callable[[Facts], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """``conjuncts`` are the parts that must all hold, each with its own text."""
+
+    text: str
+    node: Node
+    evaluate: Evaluate
+    conjuncts: tuple[tuple[str, Evaluate], ...]
+
+    @classmethod
+    def compile(cls, text: str, types: Mapping[tuple[str, ...], str]) -> Condition:
+        """``types`` declares every attribute but the arguments.
+
+        Raises:
+            GrammarError: the text is outside the grammar.
+        """
+        node = parse(text)
+        parts = zip(node.texts, node.operands, strict=True) if isinstance(node, Every) else [(text, node)]
+        conjuncts = tuple((part, _truth(_compile(operand, types))) for part, operand in parts)
+        return cls(text, node, _truth(_compile(node, types)), conjuncts)
+
+
+def attributes_in(node: Node) -> list[Attribute]:
+    match node:
+        case Attribute():
+            return [node]
+        case Has(attribute=attribute):
+            return [attribute]
+        case Not(operand=operand):
+            return attributes_in(operand)
+        case Compare(left=left, right=right):
+            return attributes_in(left) + attributes_in(right)
+        case Every(operands=nodes) | Either(operands=nodes) | Listing(items=nodes):
+            return [attribute for one in nodes for attribute in attributes_in(one)]
+        case Literal():
+            return []
+
+
+def comparisons_in(node: Node) -> list[Compare]:
+    match node:
+        case Compare():
+            return [node]
+        case Not(operand=operand):
+            return comparisons_in(operand)
+        case Every(operands=nodes) | Either(operands=nodes):
+            return [found for one in nodes for found in comparisons_in(one)]
+        case _:
+            return []
+
+
+def has_type(value: Any, declared: str) -> bool:
+    """Whether ``value`` is of a declared type; numbers are finite, and a boolean is no number."""
+    match declared:
+        case "string":
+            return isinstance(value, str)
+        case "boolean":
+            return isinstance(value, bool)
+        case "number":
+            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        case "integer":
+            return (isinstance(value, int) and not isinstance(value, bool)) or (
+                isinstance(value, float) and value.is_integer()
+            )
+        case "strings":
+            return isinstance(value, list | tuple | frozenset) and all(isinstance(one, str) for one in value)
+        case "array":
+            return isinstance(value, list | tuple)
+        case "object":
+            return isinstance(value, Mapping)
+    return declared == "any"
+
+
+def _compile(node: Node, types: Mapping[tuple[str, ...], str]) -> Evaluate:
+    match node:
+        case Literal(value=value):
+            return lambda _: value
+        case Attribute():
+            return _reading(node, types)
+        case Has(attribute=attribute):
+            return _presence(attribute)
+        case Listing(items=items):
+            parts = tuple(_compile(item, types) for item in items)
+            return lambda facts: [part(facts) for part in parts]
+        case Not(operand=operand):
+            return _negation(_truth(_compile(operand, types)))
+        case Compare(operator=operator, left=left, right=right):
+            return _comparison(operator, _compile(left, types), _compile(right, types))
+        case Every(operands=operands):
+            return _connective(tuple(_truth(_compile(one, types)) for one in operands), decisive=False)
+        case Either(operands=operands):
+            return _connective(tuple(_truth(_compile(one, types)) for one in operands), decisive=True)
+
+
+def _truth(inner: Evaluate) -> Evaluate:
+    """Only a boolean may decide: ``r.sub.clearance`` alone is a mistake, not a truth."""
+
+    def truth(facts: Facts) -> Any:
+        value = inner(facts)
+        if value is True or value is False or value is UNKNOWN:
+            return value
+        raise ConditionError(f"{value!r:.40} is neither true nor false")
+
+    return truth
+
+
+def _reading(attribute: Attribute, types: Mapping[tuple[str, ...], str]) -> Evaluate:
+    root, *names = attribute.path
+    if root == "act":
+        return lambda facts: facts.act
+    if attribute.path[:2] == ("ctx", "args"):
+        return _argument(attribute)
+    declared, name = types.get(attribute.path, "any"), names[0]
+
+    def read(facts: Facts) -> Any:
+        source = facts.sub if root == "sub" else facts.obj if root == "obj" else facts.ctx
+        if source is None:
+            return UNKNOWN
+        value = source.get(name)
+        if value is None:
+            raise ConditionError(f"{attribute} is absent")
+        if not has_type(value, declared):
+            raise ConditionError(f"{attribute} is not of type {declared}")
+        return value
+
+    return read
+
+
+def _argument(attribute: Attribute) -> Evaluate:
+    path = attribute.path[2:]
+
+    def read(facts: Facts) -> Any:
+        declared = facts.argument_types.get(path)
+        if declared is None:
+            raise ConditionError(f"{attribute} is no argument of this resource")
+        if facts.ctx is None:
+            return UNKNOWN
+        value = _descend(facts.ctx["args"], path)
+        if value is None:
+            raise ConditionError(f"{attribute} is absent")
+        if not has_type(value, declared):
+            raise ConditionError(f"{attribute} is not of type {declared}")
+        return value
+
+    return read
+
+
+def _presence(attribute: Attribute) -> Evaluate:
+    root, *names = attribute.path
+
+    def present(facts: Facts) -> Any:
+        source = facts.sub if root == "sub" else facts.obj if root == "obj" else facts.ctx
+        return UNKNOWN if source is None else _descend(source, tuple(names)) is not None
+
+    return present
+
+
+def _descend(value: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value
+
+
+def _negation(inner: Evaluate) -> Evaluate:
+    def negation(facts: Facts) -> Any:
+        value = inner(facts)
+        return value if value is UNKNOWN else not value
+
+    return negation
+
+
+def _connective(parts: tuple[Evaluate, ...], *, decisive: bool) -> Evaluate:
+    """``&&`` (false is decisive) or ``||`` (true is), left to right. What stands right of an unknown may never be
+    reached in the real call, so an error there is unknown too.
+    """
+
+    def connective(facts: Facts) -> Any:
+        unknown = False
+        for part in parts:
+            try:
+                value = part(facts)
+            except ConditionError:
+                if not unknown:
+                    raise
+                continue
+            if value is UNKNOWN:
+                unknown = True
+            elif value is decisive:
+                return decisive
+        return UNKNOWN if unknown else not decisive
+
+    return connective
+
+
+def _comparison(operator: str, left: Evaluate, right: Evaluate) -> Evaluate:
+    compare = _COMPARE[operator]
+
+    def comparison(facts: Facts) -> Any:
+        a, b = left(facts), right(facts)
+        if a is UNKNOWN or b is UNKNOWN:
+            return UNKNOWN
+        return compare(a, b)
+
+    return comparison
+
+
+def _equal(a: Any, b: Any) -> bool:
+    for value in (a, b):
+        if not isinstance(value, str | int | float):
+            raise ConditionError("only strings, numbers and booleans can be equal")
+    return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
+
+
+def _member(a: Any, b: Any) -> Any:
+    if not isinstance(b, list | tuple | frozenset):
+        raise ConditionError("'in' needs a list on its right")
+    if any(one is not UNKNOWN and _equal(a, one) for one in b):
+        return True
+    return UNKNOWN if any(one is UNKNOWN for one in b) else False
+
+
+def _not_member(a: Any, b: Any) -> Any:
+    found = _member(a, b)
+    return found if found is UNKNOWN else not found
+
+
+def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    def ordered(a: Any, b: Any) -> bool:
+        if (has_type(a, "number") and has_type(b, "number")) or (isinstance(a, str) and isinstance(b, str)):
+            return compare(a, b)
+        raise ConditionError("only two numbers or two strings have an order")
+
+    return ordered
+
+
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "==": _equal,
+    "!=": lambda a, b: not _equal(a, b),
+    "in": _member,
+    "not in": _not_member,
+    "<": _ordered(lambda a, b: bool(a < b)),
+    "<=": _ordered(lambda a, b: bool(a <= b)),
+    ">": _ordered(lambda a, b: bool(a > b)),
+    ">=": _ordered(lambda a, b: bool(a >= b)),
+}

@@ -1,0 +1,24 @@
+"""Settings of the policy room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PolicySettings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Path = Field(
+        default=Path("policies"), description="Folder of the policy bundle (model.conf, roles, tenants, …)."
+    )
+    reload_interval_s: float = Field(
+        default=2.0, gt=0, description="Seconds between two looks at the bundle's files for a change."
+    )
+    max_stale_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Deny everything when the served bundle was last confirmed against its files longer ago than this "
+        "many seconds. Null keeps the last good bundle for as long as it takes.",
+    )
