@@ -1,0 +1,141 @@
+"""Doubles with memory for everything that the gateway meets. Assertions are made on what they remember."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from controlplane.calls import Call, Decision, Effect, Principal, Receipt
+from controlplane.gateway.gateway import Admission, Gateway
+from controlplane.gateway.obligations import Obligations
+from controlplane.gateway.outcome import Outcome
+from controlplane.identity.errors import Unauthenticated
+from inference.backend import BackendReply
+
+ALLOW = Decision(effect=Effect.ALLOW, reason="granted", revision="r1")
+DENY = Decision(effect=Effect.DENY, reason="no_matching_rule", revision="r1")
+AGENT = Principal(subject="agent:seven", tenant="acme")
+
+
+def a_call(**fields: Any) -> Call:
+    return Call(**({"id": "c1", "door": "test", "action": "infer", "resource": "/model/tiny", "body": b"{}"} | fields))
+
+
+@dataclass
+class KnownToken:
+    token: str = "good"
+
+    async def authenticate(self, credential: str) -> Principal:
+        if credential != self.token:
+            raise Unauthenticated("bad_signature")
+        return AGENT
+
+
+@dataclass
+class FixedPolicy:
+    decision: Decision = ALLOW
+
+    def decide(self, principal: Principal, call: Call, now_s: float) -> Decision:
+        return self.decision
+
+
+@dataclass
+class MemoryLedger:
+    """Remembers entries in order; ``broken`` refuses intents, ``stuck`` never finishes an outcome."""
+
+    entries: list[tuple[str, ...]] = field(default_factory=list)
+    broken: Exception | None = None
+    stuck: bool = False
+
+    async def record_intent(self, call: Call, principal: Principal, decision: Decision) -> Receipt:
+        if self.broken:
+            raise self.broken
+        self.entries.append(("intent" if decision.permits else "deny", decision.reason))
+        return Receipt(call.id, len(self.entries) - 1, "checkpoint")
+
+    async def record_outcome(self, admission: Admission, outcome: Outcome) -> Receipt:
+        if self.stuck:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)  # as a real ledger would: another task runs before the outcome is durable
+        self.entries.append(("outcome", outcome.status, outcome.error))
+        return Receipt(admission.receipt.event_id, len(self.entries) - 1, "checkpoint")
+
+
+@dataclass
+class ScriptedBackend:
+    """Plays ``script``: bytes are sent, exceptions raised, an Event waited for. Remembers calls and how they ended."""
+
+    script: list[bytes | Exception | asyncio.Event] = field(default_factory=lambda: [b"ab", b"c"])
+    refuses: Exception | None = None
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = (("content-type", "text/plain"),)
+    calls: list[Admission] = field(default_factory=list)
+    closed: int = 0
+
+    @asynccontextmanager
+    async def send(self, admission: Admission) -> AsyncGenerator[BackendReply]:
+        self.calls.append(admission)
+        if self.refuses:
+            raise self.refuses
+        try:
+            async with aclosing(self._play()) as chunks:
+                yield BackendReply(self.status, self.headers, chunks, served_by="tiny/1")
+        finally:
+            self.closed += 1
+
+    async def _play(self) -> AsyncGenerator[bytes]:
+        for step in self.script:
+            if isinstance(step, Exception):
+                raise step
+            if isinstance(step, asyncio.Event):
+                await step.wait()
+            else:
+                yield step
+
+
+@dataclass
+class Watcher:
+    seen: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def refused(self, call: Call, principal: Principal, decision: Decision, receipt: Receipt) -> None:
+        self.seen.append(("refused", decision.reason))
+
+    def admitted(self, admission: Admission) -> None:
+        self.seen.append(("admitted",))
+
+    def observe(self, admission: Admission, outcome: Outcome, *, recorded: bool) -> None:
+        self.seen.append(("observed", outcome.status, recorded))
+
+
+@dataclass
+class Rig:
+    identity: KnownToken = field(default_factory=KnownToken)
+    policy: FixedPolicy = field(default_factory=FixedPolicy)
+    obligations: Obligations = field(default_factory=lambda: Obligations({}))
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    backend: ScriptedBackend = field(default_factory=ScriptedBackend)
+    watcher: Watcher = field(default_factory=Watcher)
+
+    @property
+    def gateway(self) -> Gateway:
+        return Gateway(self.identity, self.policy, self.obligations, self.ledger, self.backend, self.watcher)
+
+    async def admit(self, call: Call | None = None, credential: str = "good") -> Admission:
+        async def read_call() -> Call:
+            return call or a_call()
+
+        return await self.gateway.admit(credential, read_call)
+
+    async def relay(self, admission: Admission) -> list[bytes]:
+        async with self.gateway.relay(admission) as reply, aclosing(reply.chunks) as chunks:
+            return [chunk async for chunk in chunks]
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()

@@ -1,0 +1,183 @@
+"""One endpoint for all HTTP doors: order, hang-ups, the last byte, broken replies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from audit import AuditUnavailable
+from controlplane.calls import Call, Decision, Effect
+from controlplane.gateway.edge import Broken, DoorEndpoint
+from controlplane.gateway.gateway import Admission
+from controlplane.gateway.problems import Problem
+from inference.backend import BackendReply
+from inference.errors import BackendBroke, BackendUnavailable
+
+
+@dataclass
+class PlainDoor:
+    name: str = "plain"
+    paths: tuple[tuple[str, str], ...] = (("POST", "/plain"),)
+    action: str = "infer"
+    last_words: bytes = b""
+
+    async def read_call(self, request: Request) -> Call:
+        return Call(id="c1", door=self.name, action=self.action, resource="/model/tiny", body=await request.body())
+
+    def translate(self, admission: Admission, reply: BackendReply) -> BackendReply:
+        return reply
+
+    def refusal(self, request: Request, problem: Problem) -> Response:
+        return JSONResponse(problem.as_json(), problem.status)
+
+    def broken(self, problem: Problem) -> bytes:
+        return self.last_words
+
+
+@dataclass
+class Wire:
+    """The server's side of one ASGI exchange; ``gone`` says that the client has disconnected."""
+
+    token: str | None = "good"
+    sent: list[dict[str, Any]] = field(default_factory=list)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    on_send: Any = None
+    body_read: bool = False
+
+    async def receive(self) -> dict[str, Any]:
+        if not self.body_read:
+            self.body_read = True
+            return {"type": "http.request", "body": b"{}", "more_body": False}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+        if self.on_send:
+            self.on_send(message)
+
+    async def run(self, rig: Any, door: PlainDoor | None = None) -> None:
+        headers = [(b"host", b"x")]
+        if self.token is not None:
+            headers.append((b"authorization", f"Bearer {self.token}".encode()))
+        scope = {"type": "http", "method": "POST", "path": "/plain", "headers": headers, "query_string": b""}
+        endpoint = DoorEndpoint(door or PlainDoor(), rig.gateway, lambda problem: "Bearer", self.counted)
+        await endpoint(scope, self.receive, self.send)
+
+    def counted(self, door: str, reason: str) -> None:
+        self.unauthenticated = (door, reason)
+
+    @property
+    def status(self) -> int:
+        return self.sent[0]["status"]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {name.decode(): value.decode() for name, value in self.sent[0]["headers"]}
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent[1:])
+
+    @property
+    def ended(self) -> bool:
+        return self.sent[-1].get("more_body") is False
+
+
+async def test_answer_carries_the_backends_head_and_the_receipt(rig):
+    wire = Wire()
+    await wire.run(rig)
+    assert (wire.status, wire.body, wire.ended) == (200, b"abc", True)
+    assert wire.headers["content-type"] == "text/plain"
+    assert wire.headers["x-audit-receipt"] == "0 c1"
+    assert wire.headers["x-served-by"] == "tiny/1"
+
+
+@pytest.mark.parametrize("token", [None, "forged"])
+async def test_stranger_gets_401_with_a_challenge_and_is_counted(rig, token):
+    wire = Wire(token=token)
+    await wire.run(rig)
+    assert wire.status == 401
+    assert wire.headers["www-authenticate"] == "Bearer"
+    assert wire.unauthenticated == ("plain", "bad_signature")
+    assert not wire.body_read
+
+
+async def test_denial_is_403_with_rule_and_ledger_index(rig):
+    rig.policy.decision = Decision(effect=Effect.DENY, reason="no_matching_rule", revision="r1")
+    wire = Wire()
+    await wire.run(rig)
+    assert wire.status == 403
+    assert json.loads(wire.body)["ledger_index"] == 0
+    assert wire.headers["x-audit-receipt"] == "0 c1"
+
+
+async def test_rate_limit_is_429_and_says_when_to_come_back(rig):
+    rig.policy.decision = Decision(effect=Effect.DENY, reason="rate_limited", revision="r1", retry_after_s=2.4)
+    wire = Wire()
+    await wire.run(rig)
+    assert (wire.status, wire.headers["retry-after"]) == (429, "3")
+
+
+async def test_ledger_that_cannot_write_is_503_and_nothing_is_called(rig):
+    rig.ledger.broken = AuditUnavailable("disk_full")
+    wire = Wire()
+    await wire.run(rig)
+    assert wire.status == 503
+    assert json.loads(wire.body)["reason"] == "disk_full"
+    assert not rig.backend.calls
+
+
+async def test_backend_that_fails_before_the_head_still_becomes_a_status_code(rig):
+    rig.backend.refuses = BackendUnavailable("breaker_open", retry_after_s=5)
+    wire = Wire()
+    await wire.run(rig)
+    assert (wire.status, wire.headers["retry-after"]) == (503, "5")
+
+
+async def test_unforeseen_error_says_nothing_about_our_insides(rig):
+    rig.backend.refuses = RuntimeError("password=hunter2")
+    wire = Wire()
+    await wire.run(rig)
+    assert wire.status == 500
+    assert b"hunter2" not in wire.body
+
+
+async def test_broken_reply_ends_with_the_protocols_last_words(rig):
+    rig.backend.script = [b"ab", BackendBroke("stream_cut")]
+    wire = Wire()
+    await wire.run(rig, PlainDoor(last_words=b"broken"))
+    assert (wire.body, wire.ended) == (b"abbroken", True)
+
+
+async def test_broken_reply_without_last_words_cuts_the_connection(rig):
+    rig.backend.script = [b"ab", BackendBroke("stream_cut")]
+    wire = Wire()
+    with pytest.raises(Broken):
+        await wire.run(rig)
+    assert not wire.ended
+
+
+async def test_last_byte_of_a_call_with_effects_waits_for_the_durable_outcome(rig):
+    entries_at_send: list[int] = []
+    wire = Wire(on_send=lambda message: entries_at_send.append(len(rig.ledger.entries)))
+    await wire.run(rig, PlainDoor(action="call"))
+    assert wire.body == b"abc"
+    assert entries_at_send[-1] == 2, "the last bytes left before the outcome was recorded"
+    assert all(count == 1 for count in entries_at_send[:-1])
+
+
+async def test_hang_up_cancels_the_backend_and_leaves_one_outcome(rig):
+    rig.backend.script = [b"ab", asyncio.Event()]
+    wire = Wire()
+    wire.on_send = lambda message: wire.gone.set() if message.get("body") == b"ab" else None
+    await wire.run(rig)
+    assert rig.ledger.entries[1:] == [("outcome", "cancelled", "")]
+    assert rig.backend.closed == 1
+    assert not wire.ended

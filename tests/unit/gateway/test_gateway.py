@@ -1,0 +1,174 @@
+"""The sentence: what is recorded, what reaches the backend, and what happens when someone leaves early."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from audit import AuditUnavailable
+from controlplane.calls import Call, Decision, Effect, Obligation, Principal
+from controlplane.gateway import gateway as gateway_module
+from controlplane.gateway.gateway import Denied
+from controlplane.gateway.obligations import Obligations, ObligationUnmet
+from controlplane.identity.errors import Unauthenticated
+from inference.errors import BackendBroke, BackendTimeout, BackendUnavailable
+
+ALLOW = Decision(effect=Effect.ALLOW, reason="granted", revision="r1")
+DENY = Decision(effect=Effect.DENY, reason="no_matching_rule", revision="r1")
+
+
+async def test_allowed_call_is_recorded_before_and_after(rig):
+    admission = await rig.admit()
+    assert rig.ledger.entries == [("intent", "granted")]
+    assert not rig.backend.calls
+    assert await rig.relay(admission) == [b"ab", b"c"]
+    assert rig.ledger.entries == [("intent", "granted"), ("outcome", "ok", "")]
+    assert rig.watcher.seen == [("admitted",), ("observed", "ok", True)]
+
+
+async def test_stranger_is_not_parsed_not_recorded_and_not_served(rig):
+    async def read_call() -> Call:
+        raise AssertionError("a stranger's request was parsed")
+
+    with pytest.raises(Unauthenticated):
+        await rig.gateway.admit("forged", read_call)
+    assert rig.ledger.entries == []
+
+
+async def test_denied_call_is_recorded_and_never_reaches_the_backend(rig):
+    rig.policy.decision = DENY
+    with pytest.raises(Denied) as refusal:
+        await rig.admit()
+    assert rig.ledger.entries == [("deny", "no_matching_rule")]
+    assert refusal.value.receipt.index == 0
+    assert not rig.backend.calls
+    assert rig.watcher.seen == [("refused", "no_matching_rule")]
+
+
+async def test_call_without_a_durable_intent_never_reaches_the_backend(rig):
+    rig.ledger.broken = AuditUnavailable("disk_full")
+    with pytest.raises(AuditUnavailable):
+        await rig.admit()
+    assert not rig.backend.calls
+
+
+async def test_unknown_obligation_denies_and_the_denial_is_recorded(rig):
+    rig.policy.decision = replace(ALLOW, obligations=(Obligation("shred", {}),))
+    with pytest.raises(Denied) as refusal:
+        await rig.admit()
+    assert refusal.value.decision.reason == "unknown_obligation"
+    assert rig.ledger.entries == [("deny", "unknown_obligation")]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(ObligationUnmet("rate_limited", retry_after_s=3.0), "rate_limited"), (KeyError("max"), "obligation_failed")],
+)
+async def test_obligation_that_cannot_be_met_denies(rig, error, reason):
+    def unmet(principal: Principal, call: Call, obligation: Obligation) -> Call:
+        raise error
+
+    rig.policy.decision = replace(ALLOW, obligations=(Obligation("cap", {}),))
+    rig.obligations = Obligations({"cap": unmet})
+    with pytest.raises(Denied) as refusal:
+        await rig.admit()
+    assert refusal.value.decision.reason == reason
+    assert rig.ledger.entries == [("deny", reason)]
+
+
+async def test_obligation_shapes_the_call_that_goes_out(rig):
+    rig.policy.decision = replace(ALLOW, obligations=(Obligation("cap", {}),))
+    rig.obligations = Obligations({"cap": lambda principal, call, obligation: replace(call, body=b"capped")})
+    await rig.relay(await rig.admit())
+    assert rig.backend.calls[0].call.body == b"capped"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (BackendUnavailable("unreachable"), "error"),
+        (BackendTimeout("no_answer"), "timeout"),
+        (RuntimeError("a bug of ours"), "error"),
+    ],
+)
+async def test_backend_that_fails_before_the_head_leaves_one_outcome(rig, error, status):
+    rig.backend.refuses = error
+    with pytest.raises(type(error)):
+        await rig.relay(await rig.admit())
+    assert rig.ledger.entries[1:] == [("outcome", status, getattr(error, "reason", "internal"))]
+
+
+async def test_backend_that_breaks_in_the_middle_leaves_one_outcome(rig):
+    rig.backend.script = [b"ab", BackendBroke("stream_cut")]
+    with pytest.raises(BackendBroke):
+        await rig.relay(await rig.admit())
+    assert rig.ledger.entries[1:] == [("outcome", "error", "stream_cut")]
+
+
+async def test_error_answer_of_the_backend_is_an_error_outcome(rig):
+    rig.backend.status = 404
+    assert await rig.relay(await rig.admit()) == [b"ab", b"c"]
+    assert rig.ledger.entries[1:] == [("outcome", "error", "upstream_404")]
+
+
+async def test_agent_that_leaves_before_the_first_byte_still_leaves_one_outcome(rig):
+    admission = await rig.admit()
+    async with rig.gateway.relay(admission):
+        pass
+    assert rig.ledger.entries[1:] == [("outcome", "cancelled", "")]
+    assert rig.backend.closed == 1
+
+
+async def test_hang_up_stops_the_backend_and_is_recorded_as_cancelled(rig):
+    rig.backend.script = [b"ab", asyncio.Event()]
+    admission = await rig.admit()
+    with anyio.CancelScope() as scope:
+        async with rig.gateway.relay(admission) as reply:
+            async for _ in reply.chunks:
+                scope.cancel()
+    assert rig.ledger.entries[1:] == [("outcome", "cancelled", "")]
+    assert rig.backend.closed == 1
+
+
+async def test_hang_up_is_noticed_while_the_backend_never_waits(rig):
+    """A backend whose bytes are all there already gives the loop no chance to run; the relay must."""
+    rig.backend.script = [b"x"] * 1000
+    admission = await rig.admit()
+    read = 0
+    with anyio.CancelScope() as scope:
+        asyncio.get_running_loop().call_soon(scope.cancel)
+        async with rig.gateway.relay(admission) as reply:
+            async for _ in reply.chunks:
+                read += 1
+    assert read < 10
+    assert rig.ledger.entries[1:] == [("outcome", "cancelled", "")]
+
+
+async def test_hang_up_while_the_intent_is_written_still_leaves_one_outcome(rig):
+    """The intent may be on disk already; leaving then must not leave it without an outcome."""
+    written = asyncio.Event()
+    record_intent = rig.ledger.record_intent
+
+    async def slow_intent(*call: object) -> object:
+        scope.cancel()
+        await asyncio.sleep(0)
+        written.set()
+        return await record_intent(*call)
+
+    rig.ledger.record_intent = slow_intent
+    with anyio.CancelScope() as scope:
+        await rig.relay(await rig.admit())
+    assert written.is_set()
+    assert rig.ledger.entries == [("intent", "granted"), ("outcome", "cancelled", "")]
+
+
+async def test_agent_is_served_when_the_outcome_cannot_be_recorded_and_someone_is_told(rig, monkeypatch):
+    monkeypatch.setattr(gateway_module, "OUTCOME_DEADLINE_S", 0.02)
+    rig.ledger.stuck = True
+    admission = await rig.admit()
+    with anyio.fail_after(5):
+        assert await rig.relay(admission) == [b"ab", b"c"]
+    assert rig.watcher.seen[-1] == ("observed", "ok", False)

@@ -1,0 +1,75 @@
+"""Requests that two parsers may read differently never reach a door."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from controlplane.gateway.hygiene import Hygiene
+
+HOST = (b"host", b"gateway")
+
+
+async def through(headers, path=b"/v1/models", body=(b"{}",), limit=100):
+    """The status that came back, its reason, and whether the application behind was reached and finished."""
+    sent, finished = [], []
+    parts = list(body)
+
+    async def app(scope, receive, send):
+        more = True
+        while more:
+            more = (await receive())["more_body"]
+        finished.append(True)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def receive():
+        part = parts.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "headers": headers, "path": path.decode("latin-1"), "raw_path": path}
+    await Hygiene(app, body_limit_bytes=limit)(scope, receive, send)
+    return sent[0]["status"], json.loads(sent[1]["body"]).get("reason"), bool(finished)
+
+
+async def test_ordinary_request_passes():
+    assert await through([HOST, (b"transfer-encoding", b"chunked")]) == (200, None, True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ([], "missing_host"),
+        ([HOST, HOST], "duplicate_header"),
+        ([HOST, (b"authorization", b"a"), (b"authorization", b"b")], "duplicate_header"),
+        ([HOST, (b"content-length", b"1"), (b"content-length", b"2")], "duplicate_header"),
+        ([HOST, (b"mcp-method", b"tools/list"), (b"mcp-method", b"tools/call")], "duplicate_header"),
+        ([HOST, (b"x_agent_id", b"root")], "header_with_underscore"),
+        ([HOST, (b"transfer-encoding", b"gzip, chunked")], "transfer_encoding"),
+        ([HOST, (b"content-encoding", b"gzip")], "content_encoding"),
+    ],
+)
+async def test_ambiguous_header_is_refused(headers, reason):
+    assert await through(headers) == (400, reason, False)
+
+
+@pytest.mark.parametrize("path", [b"/public/../secret", b"/a//b", b"/tools/%2e%2e/x", b"/a/./b", b"/a%2Fb", b"/a\\b"])
+async def test_ambiguous_path_is_refused(path):
+    assert await through([HOST], path) == (400, "ambiguous_path", False)
+
+
+@pytest.mark.parametrize("path", [b"/v1/models/risk:predict", b"/v1/models/a.b", b"/x?next=../y"])
+async def test_dots_that_are_no_segments_pass(path):
+    assert (await through([HOST], path))[0] == 200
+
+
+async def test_declared_body_over_the_limit_is_refused_unread():
+    assert await through([HOST, (b"content-length", b"101")]) == (413, "body_too_large", False)
+
+
+async def test_chunked_body_over_the_limit_is_refused_while_reading():
+    assert await through([HOST], body=(b"x" * 60, b"x" * 60)) == (413, "body_too_large", False)
