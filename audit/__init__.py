@@ -1,0 +1,54 @@
+"""The ledger: what was asked, decided and done, durable and provable. Ground floor; usable without the rest.
+
+Fails closed: what cannot be made durable within the stall limit is refused with a reason.
+"""
+
+from audit.entry import (
+    Deny,
+    Intent,
+    LedgerHead,
+    LedgerReceipt,
+    Outcome,
+    Record,
+    commitment,
+    new_event_id,
+)
+from audit.errors import (
+    AuditError,
+    AuditUnavailable,
+    IntentAlreadyOpen,
+    IntentNotOpen,
+    KeyRefused,
+    LedgerCorrupt,
+    LedgerInUse,
+    NoteRefused,
+    RecordRefused,
+)
+from audit.keys import load_commitment_key
+from audit.log import SqliteLedger
+from audit.reader import LedgerReader
+from audit.settings import AuditSettings
+
+__all__ = [
+    "AuditError",
+    "AuditSettings",
+    "AuditUnavailable",
+    "Deny",
+    "Intent",
+    "IntentAlreadyOpen",
+    "IntentNotOpen",
+    "KeyRefused",
+    "LedgerCorrupt",
+    "LedgerHead",
+    "LedgerInUse",
+    "LedgerReader",
+    "LedgerReceipt",
+    "NoteRefused",
+    "Outcome",
+    "Record",
+    "RecordRefused",
+    "SqliteLedger",
+    "commitment",
+    "load_commitment_key",
+    "new_event_id",
+]
