@@ -67,7 +67,6 @@ class Call:
     version: int | None = None  # model version asked for
     label: str | None = None  # or version label asked for
     streams: bool = False
-    http_method: str = "POST"
     headers: tuple[tuple[str, str], ...] = ()
     traceparent: str = ""  # W3C trace context as received; "" when there was none
     deadline_s: float | None = None  # seconds the caller is willing to wait, from its protocol

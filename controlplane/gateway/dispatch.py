@@ -46,6 +46,5 @@ class ByName:
                 headers=call.headers,
                 timeout_s=self.timeout_s if call.deadline_s is None else min(self.timeout_s, call.deadline_s),
                 scope=f"{admission.principal.tenant}:{admission.decision.revision}",
-                http_method=call.http_method,
             )
         )
