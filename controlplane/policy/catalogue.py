@@ -6,7 +6,7 @@ What is not listed is treated as the most dangerous of its kind, so that a guard
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -136,6 +136,15 @@ class Catalogue:
         elif entry is not None and entry.resource == path:
             types = {**types, **argument_types(entry.arguments)}
         return Resource(path, segments, attributes, types)
+
+    def supposing(self, path: str, **changes: Any) -> Catalogue:
+        """The catalogue as if the entry of ``path`` said something else; KeyError when there is no entry."""
+        entry = self.entry(path)
+        if isinstance(entry, ModelEntry):
+            return replace(self, models={**self.models, entry.name: entry.model_copy(update=changes)})
+        if entry is None:
+            raise KeyError(path)
+        return replace(self, tools={**self.tools, entry.resource: entry.model_copy(update=changes)})
 
     @property
     def resources(self) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ MODEL = {
     "p": "id, sub, dom, obj, act, cond, eft",
     "g": "_, _, _",
     "e": "some(where (p_eft == allow)) && !some(where (p_eft == deny))",
-    "m": "inDomain(r_dom, p_dom) && isAction(r_act, p_act) && onResource(r_obj, p_obj) && g(r_sub.id, p_sub, r_dom)"
+    "m": "onResource(r_obj, p_obj) && g(r_sub.id, p_sub, r_dom) && inDomain(r_dom, p_dom) && isAction(r_act, p_act)"
     " && when(p_id, p_cond, r_sub, r_obj, r_act, r_ctx)",
 }
 

@@ -71,6 +71,14 @@ class BundlePolicy:
         self._error, self._refused_revision = "", ""
         self._error_since: float | None = None
 
+    @classmethod
+    def serving(cls, bundle: Bundle) -> BundlePolicy:
+        """A policy for a bundle that stands in no folder, e.g. one with a supposed catalogue."""
+        policy = cls(PolicySettings())
+        policy._confirmed_at_s = policy._wall_clock()
+        policy._served = _Served(bundle, Enforcers(bundle), policy._confirmed_at_s)
+        return policy
+
     @property
     def catalogue(self) -> Catalogue:
         """Of the bundle that is served; empty while there is none."""
@@ -204,7 +212,7 @@ class BundlePolicy:
         refusal = self._refusal(served, principal, call.action, call.resource, now_s)
         if refusal or served is None:
             return refusal, []
-        resource, context = served.bundle.catalogue.resource(call.resource), _context(call, now_s)
+        resource, context = served.bundle.catalogue.resource(call.resource), context_values(call, now_s)
         matched: list[str] = []
         for name in (principal.subject, *principal.chain):
             answer = self._of_one(served, principal, name, (resource, call.action, context))
@@ -263,7 +271,7 @@ def subject_attributes(bundle: Bundle, principal: Principal, name: str) -> dict[
     return attributes
 
 
-def _context(call: Call, now_s: float) -> dict[str, Any]:
+def context_values(call: Call, now_s: float) -> dict[str, Any]:
     return {
         "args": call.arguments,
         "now": now_s,

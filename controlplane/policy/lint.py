@@ -1,0 +1,80 @@
+"""What is wrong with a bundle, all at once, and what is merely suspicious."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+
+from controlplane.policy.bundle import Bundle, build, read_files
+from controlplane.policy.cases import read_cases
+from controlplane.policy.documents import BundleError, Problem
+from controlplane.policy.enforcer import Enforcers
+from controlplane.policy.grammar import Literal
+from controlplane.policy.rules import ANYONE, ANYWHERE, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Lint:
+    """``errors`` keep a bundle from being served; ``warnings`` do not."""
+
+    errors: list[Problem]
+    warnings: list[Problem]
+
+
+def lint(folder: Path) -> Lint:
+    errors: list[Problem] = []
+    bundle: Bundle | None = None
+    try:
+        files = read_files(folder)
+    except BundleError as error:
+        return Lint(error.problems, [])
+    try:
+        bundle = build(files)
+        Enforcers(bundle)
+    except BundleError as error:
+        errors += error.problems
+    try:
+        read_cases(files)
+    except BundleError as error:
+        errors += error.problems
+    return Lint(errors, [] if bundle is None else list(_warnings(bundle)))
+
+
+def _warnings(bundle: Bundle) -> Iterator[Problem]:
+    rules = list(bundle.rules.values())
+    held = {name for names in bundle.directory.holds.values() for name in names} | {ANYONE}
+    for rule in rules:
+        if held.isdisjoint(rule.subjects):
+            yield Problem(
+                rule.ref.source, f"{rule.ref.id} reaches nobody: no principal is {' or '.join(rule.subjects)}"
+            )
+        if rule.condition.node == Literal(value=False):
+            yield Problem(rule.ref.source, f"{rule.ref.id} never holds")
+        yield from _uncatalogued(bundle, rule)
+    for over, under in permutations(rules, 2):
+        if not _always_covers(over, under):
+            continue
+        if over.effect == "deny" and under.effect == "allow":
+            yield Problem(under.ref.source, f"{under.ref.id} is unreachable: {over.ref.id} always denies it")
+        elif over.effect == under.effect and not under.obligations:
+            yield Problem(under.ref.source, f"{under.ref.id} adds nothing to {over.ref.id}")
+
+
+def _uncatalogued(bundle: Bundle, rule: Rule) -> Iterator[Problem]:
+    for pattern in rule.patterns:
+        is_thing = len(pattern.segments) > 1 and pattern.segments[0] in ("model", "tool", "mcp")
+        if pattern.is_literal and is_thing and bundle.catalogue.entry(pattern.text) is None:
+            yield Problem(rule.ref.source, f"{rule.ref.id} names {pattern.text}, which the catalogue does not have")
+
+
+def _always_covers(over: Rule, under: Rule) -> bool:
+    """Whether ``over`` holds for certain whenever ``under`` does. Sound, not complete: conditions are not solved."""
+    return (
+        (over.condition.node == Literal(value=True) or over.condition.text == under.condition.text)
+        and over.domain in (ANYWHERE, under.domain)
+        and (ANYONE in over.subjects or set(under.subjects) <= set(over.subjects))
+        and (over.actions == ("*",) or set(under.actions) <= set(over.actions))
+        and all(any(wide.covers(narrow) for wide in over.patterns) for narrow in under.patterns)
+    )
