@@ -1,0 +1,126 @@
+"""Rewrites what a server answers, event by event or as one JSON document; whatever needs no change keeps its bytes.
+
+Pure: bytes in, bytes out, no sockets.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from inference.errors import BackendBroke
+
+EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
+LONGEST_END_BYTES = 4
+REPLY_LIMIT_BYTES = 16 * 1024 * 1024
+ToolFilter = Callable[[str], bool]
+"""Whether the tool of this name may be seen."""
+
+
+def filtered_listing(message: Any, may_see: ToolFilter) -> dict[str, Any] | None:
+    """``message`` with the unseen tools gone and its cache scope private; None when nothing has to change.
+
+    A list that depends on who asks must not be shared between callers (``cacheScope``, revision 2026-07-28).
+    """
+    result = message.get("result") if isinstance(message, dict) else None
+    if not isinstance(result, dict) or not isinstance(result.get("tools"), list):
+        return None
+    tools = result["tools"]
+    seen = [tool for tool in tools if isinstance(tool, dict) and may_see(str(tool.get("name", "")))]
+    is_shared = result.get("cacheScope", "private") != "private"
+    if len(seen) == len(tools) and not is_shared:
+        return None
+    scope = {"cacheScope": "private"} if is_shared else {}
+    return {**message, "result": {**result, "tools": seen, **scope}}
+
+
+def filtered_document(body: bytes, may_see: ToolFilter) -> bytes:
+    """A JSON reply body; one that cannot be read is broken, never passed on unread."""
+    try:
+        changed = filtered_listing(json.loads(body), may_see) if body else None
+    except ValueError as error:
+        raise BackendBroke("invalid_reply", "the server's list is not valid JSON") from error
+    return body if changed is None else _compact(changed)
+
+
+def filtered_event(event: bytes, may_see: ToolFilter) -> bytes:
+    """One server-sent event; comments, ids and foreign events pass as they are."""
+    data = event_data(event)
+    if not data or (b"tools" not in data and b"\\u" not in data):  # \u: the key may be written with escapes
+        return event
+    try:
+        changed = filtered_listing(json.loads(data), may_see)
+    except ValueError as error:
+        raise BackendBroke("invalid_reply", "the server's event is not valid JSON") from error
+    if changed is None:
+        return event
+    kept = [line for line in event.splitlines() if line and not line.startswith(b"data")]
+    return b"\n".join([*kept, b"data: " + _compact(changed)]) + b"\n\n"
+
+
+def is_last_word(event: bytes) -> bool:
+    """Whether ``event`` carries a JSON-RPC response, which ends the exchange that it answers."""
+    try:
+        message = json.loads(event_data(event) or b"null")
+    except ValueError:
+        return False
+    return isinstance(message, dict) and "method" not in message and ("result" in message or "error" in message)
+
+
+def event_data(event: bytes) -> bytes:
+    """The data lines of one event, joined as the specification of server-sent events says."""
+    lines = (line for line in event.splitlines() if line.startswith(b"data"))
+    return b"\n".join(line.partition(b":")[2].removeprefix(b" ") for line in lines if line[4:5] in (b":", b""))
+
+
+async def whole_events(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """The same bytes, cut where events end; what is left at the end comes last."""
+    buffer = b""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            unsearched = max(0, len(buffer) - LONGEST_END_BYTES)
+            buffer += chunk
+            while (end := EVENT_END.search(buffer, unsearched)) is not None:
+                yield buffer[: end.end()]
+                buffer, unsearched = buffer[end.end() :], 0
+            if len(buffer) > REPLY_LIMIT_BYTES:
+                raise BackendBroke("reply_too_large", "one event exceeds the limit")
+    if buffer:
+        yield buffer
+
+
+async def filtered_events(chunks: AsyncGenerator[bytes], may_see: ToolFilter) -> AsyncGenerator[bytes]:
+    async with aclosing(whole_events(chunks)) as events:
+        async for event in events:
+            yield filtered_event(event, may_see)
+
+
+async def filtered_body(chunks: AsyncGenerator[bytes], may_see: ToolFilter) -> AsyncGenerator[bytes]:
+    body = b""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > REPLY_LIMIT_BYTES:
+                raise BackendBroke("reply_too_large", "the list exceeds the limit")
+    yield filtered_document(body, may_see)
+
+
+async def released_events(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """The same bytes; every event but a response is followed by an empty chunk.
+
+    The edge holds back the newest chunk of a call with effects until its outcome is durable. That is right for the
+    response and wrong for what comes before it: a server that asks the client something in mid-call waits for the
+    answer, and a held question is never answered. The empty chunk takes the event's place in the edge's hand.
+    """
+    async with aclosing(whole_events(chunks)) as events:
+        async for event in events:
+            yield event
+            if not is_last_word(event):
+                yield b""
+
+
+def _compact(document: Any) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

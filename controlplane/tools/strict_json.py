@@ -1,0 +1,42 @@
+"""JSON that every parser reads alike, or none: we decide on what we read, the upstream acts on what it reads.
+
+Refused: duplicate keys, lone surrogates, ``NaN`` and ``Infinity``, other encodings than UTF-8.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+
+class Ambiguous(Exception):
+    """The text is JSON of a kind that two parsers may read differently, or none; ``reason`` is a stable word."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+def parse(body: bytes) -> Any:
+    """Raises ``Ambiguous``."""
+    try:
+        text = body.decode("utf-8")
+        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        if "\\u" in text:
+            json.dumps(document, ensure_ascii=False).encode("utf-8")  # fails for lone surrogates
+    except UnicodeEncodeError:
+        raise Ambiguous("lone_surrogate", "a string is not valid Unicode") from None
+    except (ValueError, RecursionError):
+        raise Ambiguous("parse_error", "the body is not valid JSON") from None
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise Ambiguous("duplicate_key", "a key stands twice in one object")
+    return document
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,110 @@
+"""Answers pass byte for byte; only tool lists are thinned out, and only where they must be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controlplane.tools.mcp_stream import (
+    event_data,
+    filtered_body,
+    filtered_document,
+    filtered_event,
+    filtered_events,
+    is_last_word,
+    released_events,
+    whole_events,
+)
+from inference.errors import BackendBroke
+
+
+def listing(*names: str, **extra: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": 1, "result": {"tools": [{"name": name, "x-new": 1} for name in names], **extra}}
+
+
+def event(message: Any, end: str = "\n\n") -> bytes:
+    return f"event: message\nid: 7\ndata: {json.dumps(message)}".encode() + end.encode()
+
+
+async def stream(parts: Iterable[bytes]) -> AsyncGenerator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def collect(chunks: AsyncGenerator[bytes]) -> list[bytes]:
+    return [chunk async for chunk in chunks]
+
+
+def only_a(name: str) -> bool:
+    return name == "a"
+
+
+def test_hidden_tools_are_gone_and_the_others_keep_every_field() -> None:
+    filtered = json.loads(filtered_document(json.dumps(listing("a", "b", nextCursor="c")).encode(), only_a))
+    assert filtered == listing("a", nextCursor="c")
+
+
+def test_a_list_that_depends_on_the_caller_is_private() -> None:
+    filtered = json.loads(filtered_document(json.dumps(listing("a", cacheScope="public", ttlMs=5)).encode(), only_a))
+    assert filtered["result"]["cacheScope"] == "private"
+    assert filtered["result"]["ttlMs"] == 5
+
+
+def test_a_list_without_anything_to_hide_keeps_its_bytes() -> None:
+    body = b'{"result" : {"tools":[{"name":"a"}] } , "id":1}'
+    assert filtered_document(body, only_a) == body
+
+
+@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n", "\r\r"])
+def test_an_event_with_a_list_is_thinned_out_and_keeps_its_id(end: str) -> None:
+    filtered = filtered_event(event(listing("a", "b"), end), only_a)
+    assert b"id: 7" in filtered
+    assert json.loads(event_data(filtered)) == listing("a")
+    assert filtered.endswith(b"\n\n")
+
+
+def test_a_key_written_with_escapes_hides_no_list() -> None:
+    hidden = event(listing("a", "b")).replace(b'"tools"', b'"\\u0074ools"')
+    assert json.loads(event_data(filtered_event(hidden, only_a))) == listing("a")
+
+
+def test_foreign_events_and_comments_keep_their_bytes() -> None:
+    for raw in (b": ping\r\n\r\n", b"retry: 100\ndata:\n\n", event({"method": "notifications/tools"})):
+        assert filtered_event(raw, only_a) == raw
+
+
+def test_a_list_that_cannot_be_read_is_broken_and_not_passed_on() -> None:
+    with pytest.raises(BackendBroke):
+        filtered_document(b'{"result":{"tools":[', only_a)
+    with pytest.raises(BackendBroke):
+        filtered_event(b"data: {tools\n\n", only_a)
+
+
+async def test_a_body_is_read_whole_before_it_is_judged() -> None:
+    body = json.dumps(listing("a", "b")).encode()
+    assert json.loads(b"".join(await collect(filtered_body(stream([body[:9], body[9:]]), only_a)))) == listing("a")
+
+
+@given(st.lists(st.integers(1, 30), max_size=40))
+async def test_events_are_cut_right_wherever_the_network_cuts(cuts: list[int]) -> None:
+    whole = event({"n": 1}) + b": ping\r\n\r\n" + event(listing("a", "b"), "\r\n\r\n") + b"data: tail"
+    parts, rest = [], whole
+    for cut in cuts:
+        parts, rest = [*parts, rest[:cut]], rest[cut:]
+    parts.append(rest)
+    assert b"".join(await collect(whole_events(stream(parts)))) == whole
+    filtered = b"".join(await collect(filtered_events(stream(parts), only_a)))
+    assert b'"b"' not in filtered
+    assert filtered.startswith(event({"n": 1}))
+
+
+async def test_what_comes_before_the_answer_is_released_at_once_and_the_answer_is_not() -> None:
+    question, answer = event({"id": 1, "method": "sampling/createMessage"}), event({"id": 1, "result": {}})
+    assert await collect(released_events(stream([question + answer]))) == [question, b"", answer]
+    assert is_last_word(event({"id": 1, "error": {}}))
+    assert not is_last_word(b": ping\n\n")

@@ -1,0 +1,49 @@
+"""The bridge's own decisions; what it does with real servers is in ``tests/real/test_mcp_servers.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mcp", reason="the bridge needs the mcp extra")
+
+from controlplane.tools.stdio_bridge import Guarded, childs_params
+
+
+def test_what_belongs_to_one_leg_stays_there_and_the_rest_goes_on() -> None:
+    params = {
+        "name": "x",
+        "_meta": {"progressToken": 1, "io.modelcontextprotocol/protocolVersion": "2026-07-28", "traceparent": "t"},
+    }
+    assert childs_params(params) == {"name": "x", "_meta": {"traceparent": "t"}}
+    assert childs_params({"name": "x", "_meta": None}) == {"name": "x"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "reached"),
+    [
+        ([(b"authorization", b"Bearer secret")], True),
+        ([(b"authorization", b"Bearer other")], False),
+        ([], False),
+        ([(b"authorization", b"Bearer secret"), (b"authorization", b"Bearer secret")], False),
+    ],
+)
+async def test_only_the_holder_of_the_token_reaches_the_server(
+    headers: list[tuple[bytes, bytes]], reached: bool
+) -> None:
+    seen: list[str] = []
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["type"])
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError
+
+    await Guarded(app, "secret")({"type": "http", "headers": headers}, receive, send)
+    assert bool(seen) is reached
+    assert reached or sent[0]["status"] == 401

@@ -1,0 +1,33 @@
+"""What two parsers could read differently is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from controlplane.tools.strict_json import Ambiguous, parse
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"a":1,"a":2}', "duplicate_key"),
+        (b'{"x":{"a":1,"\\u0061":2}}', "duplicate_key"),
+        (b'{"a":"\\ud800"}', "lone_surrogate"),
+        (b'{"a":NaN}', "parse_error"),
+        (b'{"a":-Infinity}', "parse_error"),
+        ('{"a":1}'.encode("utf-16"), "parse_error"),
+        (b'\xef\xbb\xbf{"a":1}', "parse_error"),
+        (b'{"a":"\xff"}', "parse_error"),
+        (b"[" * 200_000, "parse_error"),
+        (b'{"a":' + b"9" * 5000 + b"}", "parse_error"),
+        (b"", "parse_error"),
+    ],
+)
+def test_refused(body: bytes, reason: str) -> None:
+    with pytest.raises(Ambiguous) as caught:
+        parse(body)
+    assert caught.value.reason == reason
+
+
+def test_escapes_and_astral_characters_are_welcome() -> None:
+    assert parse(b'{"a":"\\ud83d\\ude00 \xc3\xa9"}') == {"a": "😀 é"}
