@@ -1,0 +1,47 @@
+"""What an operator may set about watching a model's labelled error."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+
+class WatchSettings(BaseModel, frozen=True, extra="forbid"):
+    """How the labelled error of one model version is watched."""
+
+    false_alarm_rows: int = Field(
+        default=100_000, ge=100, description="Mean number of labelled rows to a false alarm is at least this (1/alpha)."
+    )
+    reference_rows: int = Field(
+        default=2_000, ge=50, description="Labelled rows from which the reference error is learnt before any verdict."
+    )
+    reference_errors: int | None = Field(
+        default=None,
+        ge=0,
+        description="Errors among reference_rows, when the reference is known; nothing is learnt then.",
+    )
+    rows_per_principal_per_block: int = Field(
+        default=5, ge=1, description="Rows of one principal that count in a block; more are stored, not counted."
+    )
+    block_rows: int = Field(default=50, ge=1, description="Counted rows that close a block.")
+    block_offered_rows: int = Field(
+        default=200, ge=1, description="Rows, counted or not, that close a block at the latest."
+    )
+    corroborating_principals: int = Field(
+        default=2,
+        ge=1,
+        description="Principals who must show the evidence; set to 1 only where a single service account calls.",
+    )
+    quiet_rows: int = Field(
+        default=500, ge=1, description="Counted rows without a new suspicion after which WARN clears."
+    )
+    window_rows: int = Field(default=20_000, ge=100, description="Counted rows remembered for the change point.")
+    pending_calls: int = Field(default=20_000, ge=1, description="Predictions that may wait for their labels.")
+
+
+class ReportSettings(BaseModel, frozen=True, extra="forbid"):
+    """The Evidently report beside a verdict. It explains; it never decides."""
+
+    enabled: bool = Field(default=True, description="Whether a report is made when a verdict falls.")
+    timeout_s: float = Field(default=120.0, gt=0, description="Seconds after which the report is given up.")
+    memory_bytes: int = Field(default=2 * 2**30, gt=0, description="Address space of the report's process, in bytes.")
+    rows: int = Field(default=5_000, ge=100, description="At most so many reference rows and so many current rows.")
