@@ -61,7 +61,7 @@ class WatchedModel(BaseModel, frozen=True, extra="forbid"):
     watch: WatchSettings = Field(default_factory=WatchSettings, description="How its labelled error is watched.")
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="How it is retrained.")
     promotion: PromotionSettings = Field(
-       default= default_factory=PromotionSettings, description="What a new version has to show."
+        default_factory=PromotionSettings, description="What a new version has to show."
     )
 
 
@@ -69,9 +69,9 @@ class MonitorSettings(BaseModel, frozen=True, extra="forbid"):
     """Everything the monitor process reads at its start."""
 
     gateway_url: str = Field(default="http://127.0.0.1:8080", description="Where the gateway's API is.")
-    token_file: Path = Field(default=Path("var/monitor.token"), description="File with the monitor's token, read every time.")
-    state_dir: Path = Field(default=Path("var/monitor"), description="Folder for the monitor's memory, its rows and reports.")
-    models_root: Path = Field(default=Path("var/models"), description="Folder of <model>/<version>/ that model servers read.")
+    token_file: Path = Field(default=Path("var/monitor.token"), description="The monitor's token; read at every call.")
+    state_dir: Path = Field(default=Path("var/monitor"), description="The monitor's memory, rows and reports.")
+    models_root: Path = Field(default=Path("var/models"), description="<model>/<version>/, as model servers read it.")
     poll_s: float = Field(default=1.0, gt=0, description="Seconds between two readings when there is nothing new.")
     timeout_s: float = Field(default=10.0, gt=0, description="Seconds to wait for the gateway.")
     batch: int = Field(default=1_000, ge=1, description="Observations read at once.")
@@ -159,9 +159,7 @@ def prediction_from(observation: Mapping[str, Any], model: WatchedModel) -> Pred
 
 
 def label_from(observation: Mapping[str, Any]) -> Label:
-    return Label(
-        call_id=str(observation["call_id"]), row=int(observation["row"]), label=int(observation["label"])
-    )
+    return Label(call_id=str(observation["call_id"]), row=int(observation["row"]), label=int(observation["label"]))
 
 
 @dataclass(slots=True)
