@@ -1,0 +1,262 @@
+"""A backend for vLLM and every other server that speaks the OpenAI HTTP protocol.
+
+One pooled session; no cookies, no redirects, no path that a caller chose. The reply is lent out only when its first
+bytes are here: until then a failure is still an error that somebody can answer otherwise. Leaving the context closes
+the connection, which is how such a server learns to stop generating. Retries nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from http import HTTPStatus
+from typing import NamedTuple
+
+import aiohttp
+from aiohttp.payload import BytesPayload
+from yarl import URL
+
+from inference.backend import BackendReply, BackendRequest, Usage
+from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout, BackendUnavailable
+from inference.openai_http.settings import VllmSettings
+from inference.openai_http.stream import ReplyStream
+from inference.openai_http.wire import OPERATIONS, OPTIONS_ASKED, Outgoing, fault_of, note_usage, outgoing_of
+
+FORWARDED = frozenset({"accept", "content-type", "traceparent", "tracestate", "user-agent"})
+FORWARDED_PREFIX = "x-stainless-"  # the official SDK's own; a retry says so in one of them
+KEPT_BACK = frozenset(
+    {
+        b"connection",
+        b"date",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"server",
+        b"set-cookie",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+CONNECTION_FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
+LARGE_BODY_BYTES = 2**20
+PROBE_TIMEOUT_S = 2.0
+
+
+class Limit(NamedTuple):
+    """An instant of the event loop's clock, and the stable word for not having made it."""
+
+    at_s: float
+    reason: str
+
+
+class VllmBackend:
+    """One server. ``aclose`` it when done; the session is made by the first call, inside the running loop."""
+
+    def __init__(self, settings: VllmSettings) -> None:
+        self._settings = settings
+        base = str(settings.base_url).rstrip("/")
+        self._targets = {name: (method, URL(f"{base}/{path}")) for name, (method, path) in OPERATIONS.items()}
+        self._health = URL(base).origin().with_path(settings.health_path)
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=settings.connect_timeout_s, sock_connect=settings.connect_timeout_s
+        )
+        self._api_key: str | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+
+    @asynccontextmanager
+    async def send(self, request: BackendRequest) -> AsyncGenerator[BackendReply]:
+        """See ``Backend.send``. A 4xx about the request is a reply; everything else that is no success raises."""
+        settings, now_s = self._settings, asyncio.get_running_loop().time()
+        deadline = Limit(now_s + min(request.timeout_s, settings.total_timeout_s), "deadline")
+        first_byte = deadline
+        if request.streams:
+            first_byte = min(deadline, Limit(now_s + settings.first_byte_timeout_s, "first_byte_timeout"))
+        outgoing = outgoing_of(request.body, request.operation, streams=request.streams, model=settings.served_model)
+        response = await self._head(request, outgoing, first_byte)
+        try:
+            usage = Usage()
+            if response.status == HTTPStatus.OK and response.content_type == "text/event-stream":
+                stream = ReplyStream(
+                    usage,
+                    hides_usage=outgoing.hides_usage,
+                    ends_with_done=request.operation in OPTIONS_ASKED,
+                    limit_bytes=settings.max_event_bytes,
+                )
+                more = self._events(response, stream, first_byte, deadline)
+                first = await anext(more, b"")
+            else:
+                first, more = await self._whole(response, deadline), _nothing_more()
+                self._raise_fault(response, first)
+                note_usage(first, usage)
+            async with aclosing(more), aclosing(_chained(first, more)) as chunks:
+                yield BackendReply(
+                    status=response.status,
+                    headers=_reply_headers(response),
+                    chunks=chunks,
+                    served_by=settings.served_model or request.target,
+                    usage=usage,
+                )
+        finally:
+            response.close()  # gives nothing back that has ended well, and hangs up on everything else
+
+    async def is_alive(self) -> bool:
+        """Whether the HTTP server answers. Says little: vLLM answers while asleep, paused or with a frozen worker."""
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S), self._opened().get(self._health) as response:
+                return response.status == HTTPStatus.OK
+        except (*CONNECTION_FAILURES, BackendError):
+            return False
+
+    async def aclose(self) -> None:
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    async def _head(self, request: BackendRequest, outgoing: Outgoing, limit: Limit) -> aiohttp.ClientResponse:
+        """Send and wait for the head. A streamed reply's head comes with its first event, a plain one's at its end."""
+        try:
+            method, url = self._targets[request.operation]
+        except KeyError:
+            raise BackendRejected("unknown_operation", f"no operation {request.operation!r}") from None
+        try:
+            async with asyncio.timeout_at(limit.at_s):
+                return await self._opened().request(
+                    method,
+                    url,
+                    data=_payload(outgoing.body),
+                    headers=self._headers(request),
+                    skip_auto_headers=("User-Agent",),
+                    allow_redirects=False,
+                )
+        except CONNECTION_FAILURES as error:
+            raise _error_before_head(error, limit.reason) from error
+
+    async def _events(
+        self, response: aiohttp.ClientResponse, stream: ReplyStream, limit: Limit, deadline: Limit
+    ) -> AsyncGenerator[bytes]:
+        """The streamed body, whole events at a time; ``limit`` holds until the first bytes are here."""
+        now, stall_s = asyncio.get_running_loop().time, self._settings.stall_timeout_s
+        while chunk := await _read(response, limit):
+            if ready := stream.feed(chunk):
+                yield ready
+            limit = min(deadline, Limit(now() + stall_s, "stalled"))
+        if rest := stream.end():
+            yield rest
+
+    async def _whole(self, response: aiohttp.ClientResponse, deadline: Limit) -> bytes:
+        body = bytearray()
+        while part := await _read(response, deadline):
+            body += part
+            if len(body) > self._settings.max_reply_bytes:
+                raise BackendBroke("reply_too_large", f"more than {self._settings.max_reply_bytes} bytes")
+        return bytes(body)
+
+    def _raise_fault(self, response: aiohttp.ClientResponse, body: bytes) -> None:
+        if response.status == HTTPStatus.UNAUTHORIZED:
+            self._api_key = None  # perhaps the file holds a newer one by now
+        if (fault := fault_of(response.status, response.headers, body)) is not None:
+            raise fault
+
+    def _headers(self, request: BackendRequest) -> dict[str, str]:
+        """Ours, and of the caller's only those that are known to carry no credential."""
+        headers = {
+            name: value
+            for name, value in request.headers
+            if (name in FORWARDED or name.startswith(FORWARDED_PREFIX)) and value.isprintable()
+        }
+        headers["content-type"] = "application/json"
+        headers["accept-encoding"] = "identity"
+        headers["x-request-id"] = request.call_id
+        if key := self._key():
+            headers["authorization"] = f"Bearer {key}"
+        return headers
+
+    def _key(self) -> str:
+        if self._settings.api_key_file is None:
+            return ""
+        if self._api_key is None:
+            try:
+                self._api_key = self._settings.api_key_file.read_text("utf-8").strip()
+            except OSError as error:
+                raise BackendUnavailable("credential_missing", f"cannot read the key: {error.strerror}") from error
+        return self._api_key
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise BackendUnavailable("closed", "this backend has been closed")
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                limit=self._settings.max_connections, keepalive_timeout=self._settings.keepalive_s
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=self._timeout,
+                auto_decompress=False,
+                trust_env=False,
+            )
+        return self._session
+
+
+async def _read(response: aiohttp.ClientResponse, limit: Limit) -> bytes:
+    """What has arrived, b"" at the end."""
+    try:
+        async with asyncio.timeout_at(limit.at_s):
+            return await response.content.readany()
+    except TimeoutError as error:
+        raise BackendTimeout(limit.reason) from error
+    except CONNECTION_FAILURES as error:
+        raise BackendBroke("cut", f"the connection broke while answering: {error}") from error
+
+
+async def _chained(first: bytes, more: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    if first:
+        yield first
+    async for chunk in more:
+        yield chunk
+
+
+async def _nothing_more() -> AsyncGenerator[bytes]:
+    return
+    yield b""
+
+
+def _payload(body: bytes) -> bytes | BytesPayload | None:
+    if len(body) <= LARGE_BODY_BYTES:
+        return body or None
+    with warnings.catch_warnings():  # aiohttp would rather have a file; a door has bounded this body already
+        warnings.simplefilter("ignore", ResourceWarning)
+        return BytesPayload(body)
+
+
+def _reply_headers(response: aiohttp.ClientResponse) -> tuple[tuple[str, str], ...]:
+    """Without what belongs to this connection alone, and without the length of a stream that we may have shortened."""
+    kept_back = KEPT_BACK
+    if response.content_type == "text/event-stream":
+        kept_back = KEPT_BACK | {b"content-length"}
+    return tuple(
+        (name.decode("latin-1").lower(), value.decode("latin-1"))
+        for name, value in response.raw_headers
+        if name.lower() not in kept_back
+    )
+
+
+def _error_before_head(error: Exception, late: str) -> BackendError:
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return BackendUnavailable("connect_timeout", "no connection in time")
+        case aiohttp.ClientConnectorDNSError():
+            return BackendUnavailable("dns_failed", str(error))
+        case aiohttp.ClientConnectorError():
+            return BackendUnavailable("connect_failed", str(error))
+        case TimeoutError():
+            return BackendTimeout(late)
+        case _:
+            return BackendBroke("hung_up", f"the server hung up before it answered: {error}")
+
+
+__all__ = ["VllmBackend", "VllmSettings"]
