@@ -1,0 +1,44 @@
+"""A version directory → a model that runs here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from inference.savedmodel.graph import SavedModel
+from inference.savedmodel.runtime import Model
+from inference.tfserving.tensors import TensorError
+from inference.tfserving.wire import WireError, parse
+
+FILE = "saved_model.pb"
+
+
+class SavedModelError(Exception):
+    """The directory holds no SavedModel that can be read."""
+
+
+def versions(base: Path) -> list[int]:
+    """The complete versions under ``base``, ascending; drafts and other folders are not versions."""
+    if not base.is_dir():
+        return []
+    names = (child.name for child in base.iterdir() if (child / FILE).is_file())
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+
+def load(directory: Path) -> Model:
+    """The model in a version directory.
+
+    Raises:
+        SavedModelError: missing, damaged, or without a graph tagged ``serve``.
+        UnsupportedModel: a real model, but one that needs TensorFlow.
+    """
+    try:
+        saved = parse(SavedModel, (directory / FILE).read_bytes())
+    except (OSError, WireError) as error:
+        raise SavedModelError(f"{directory}: {error}") from error
+    for meta_graph in saved.meta_graphs:
+        if "serve" in meta_graph.meta_info_def.tags:
+            try:
+                return Model.of(meta_graph)
+            except TensorError as error:
+                raise SavedModelError(f"{directory}: {error}") from error
+    raise SavedModelError(f"{directory} has no graph tagged 'serve'")

@@ -1,0 +1,194 @@
+"""Which models, versions and labels the embedded server serves: TF Serving's rules for picking and replacing them.
+
+Knows files and graphs, no sockets. Every refusal carries TF Serving's own status code and words, because clients and
+operators already know them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from inference.savedmodel.reader import SavedModelError, load, versions
+from inference.savedmodel.runtime import Model, UnsupportedModel
+from inference.tfserving.wire import State, label_of, version_of
+
+log = logging.getLogger(__name__)
+
+
+class Code(IntEnum):
+    """The gRPC status codes this server answers with (google.rpc.Code)."""
+
+    OK = 0
+    INVALID_ARGUMENT = 3
+    NOT_FOUND = 5
+    FAILED_PRECONDITION = 9
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+
+
+class ServingError(Exception):
+    """A refusal in TF Serving's words."""
+
+    def __init__(self, code: Code, detail: str) -> None:
+        super().__init__(detail)
+        self.code, self.detail = code, detail
+
+
+@dataclass(slots=True)
+class Version:
+    number: int
+    state: State = State.START
+    model: Model | None = None
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Servable:
+    """One model: where its versions lie, which are wanted, which are there."""
+
+    name: str
+    base: Path
+    wanted: Callable[[list[int]], list[int]]
+    versions: dict[int, Version] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+
+    def available(self) -> list[int]:
+        return sorted(n for n, version in self.versions.items() if version.state is State.AVAILABLE)
+
+    def refresh(self) -> None:
+        """Load what is wanted and new, then unload what is not wanted: there is always something to serve."""
+        wanted = self.wanted(versions(self.base))
+        for number in wanted:
+            if number not in self.versions:
+                self.versions[number] = self._load(number)
+        for number in set(self.versions) - set(wanted):
+            del self.versions[number]
+
+    def _load(self, number: int) -> Version:
+        try:
+            version = Version(number, State.AVAILABLE, load(self.base / str(number)))
+        except (SavedModelError, UnsupportedModel) as error:
+            log.warning("version not loaded", extra={"model": self.name, "version": number, "error": str(error)})
+            return Version(number, State.END, error=str(error))
+        return version
+
+    def pick(self, spec: Any) -> int:
+        """The available version that ``spec`` means. Raises ``ServingError``."""
+        number, label = version_of(spec), label_of(spec)
+        if label is not None:
+            if label not in self.labels:
+                raise ServingError(Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}")
+            number = self.labels[label]
+        available = self.available()
+        if number is None and available:
+            number = available[-1]
+        if number not in available:
+            raise not_found(self.name, number)
+        return number
+
+
+class Servables:
+    """All models of one server. Not thread-safe; the server calls it from its event loop only."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Servable] = {}
+
+    def serve_latest(self, models: Mapping[str, Path]) -> None:
+        """Serve the newest version of each model, and newer ones as they appear."""
+        for name, base in models.items():
+            self._models[name] = Servable(name, base, _latest(1))
+        self.refresh()
+
+    def refresh(self) -> None:
+        for servable in self._models.values():
+            servable.refresh()
+
+    def find(self, spec: Any) -> tuple[int, Model]:
+        """Raises ``ServingError``."""
+        if not spec.name:
+            raise ServingError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+        servable = self._models.get(spec.name)
+        if servable is None:
+            raise not_found(spec.name, version_of(spec))
+        number = servable.pick(spec)
+        model = servable.versions[number].model
+        if model is None:
+            raise not_found(spec.name, number)
+        return number, model
+
+    def status(self, spec: Any) -> list[Version]:
+        """The versions ``spec`` asks about, newest first. Raises ``ServingError``."""
+        servable = self._models.get(spec.name)
+        if servable is None or not servable.versions:
+            raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {spec.name}")
+        number, label = version_of(spec), label_of(spec)
+        if label is not None:
+            if label not in servable.labels:
+                raise ServingError(Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}")
+            number = servable.labels[label]
+        if number is not None and number not in servable.versions:
+            raise ServingError(Code.NOT_FOUND, f"Could not find version {number} of model {spec.name}")
+        chosen = servable.versions if number is None else [number]
+        return [servable.versions[one] for one in sorted(chosen, reverse=True)]
+
+    def replace(self, configs: Iterable[Any]) -> None:
+        """Make the server serve exactly ``configs`` (``ModelConfig`` messages). Raises ``ServingError``.
+
+        A label may only name a version that is AVAILABLE already; a model that is new here is loaded first. Unlike
+        TF Serving, a refused configuration changes nothing at all.
+        """
+        planned: dict[str, Servable] = {}
+        for config in configs:
+            if not config.name or config.name in planned:
+                raise ServingError(Code.INVALID_ARGUMENT, f"model name {config.name!r} is missing or comes twice")
+            planned[config.name] = self._planned(config)
+        for name, servable in planned.items():
+            if name in self._models:
+                self._check_labels(servable, self._models[name].available())
+        for name, servable in planned.items():
+            servable.refresh()
+            if name not in self._models:
+                self._check_labels(servable, servable.available())
+        self._models = planned
+
+    def _planned(self, config: Any) -> Servable:
+        base = Path(config.base_path)
+        present = self._models.get(config.name)
+        kept = dict(present.versions) if present is not None and present.base == base else {}
+        return Servable(config.name, base, _policy(config), kept, dict(config.version_labels))
+
+    def _check_labels(self, servable: Servable, available: list[int]) -> None:
+        wanted = servable.wanted(versions(servable.base))
+        for number in servable.labels.values():
+            if number not in available or number not in wanted:
+                raise ServingError(
+                    Code.FAILED_PRECONDITION,
+                    f"Request to assign label to version {number} of model {servable.name}, "
+                    "which is not currently available for inference",
+                )
+
+
+def not_found(name: str, number: int | None) -> ServingError:
+    wanted = f"Latest({name})" if number is None else f"Specific({name}, {number})"
+    return ServingError(Code.NOT_FOUND, f"Servable not found for request: {wanted}")
+
+
+def _policy(config: Any) -> Callable[[list[int]], list[int]]:
+    policy = config.model_version_policy
+    match policy.WhichOneof("policy_choice"):
+        case "all":
+            return lambda present: present
+        case "specific":
+            chosen = set(policy.specific.versions)
+            return lambda present: [number for number in present if number in chosen]
+        case _:
+            return _latest(policy.latest.num_versions or 1)
+
+
+def _latest(count: int) -> Callable[[list[int]], list[int]]:
+    return lambda present: present[-count:]

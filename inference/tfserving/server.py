@@ -1,0 +1,123 @@
+"""The embedded model server: TF Serving's gRPC wire over SavedModels that numpy can run.
+
+    python -m inference.tfserving.server --model risk=models/risk --port 8500
+
+For one machine and small models. It speaks to the same clients as ``tensorflow_model_server`` and can be replaced by it
+without changing a byte on either side; it has no batching, no REST port and no accelerator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from inference.tfserving import wire
+from inference.tfserving.answers import answer
+from inference.tfserving.servables import Servables, ServingError
+from inference.tfserving.settings import EmbeddedServerSettings
+
+log = logging.getLogger(__name__)
+
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+GRACE_S = 2.0
+
+
+class EmbeddedServer:
+    """``start`` binds, loads and serves; ``stop`` lets running calls finish."""
+
+    def __init__(self, settings: EmbeddedServerSettings, servables: Servables) -> None:
+        self.settings, self.servables = settings, servables
+        self.port = 0
+        self._server: Any = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Raises ``RuntimeError`` when the address cannot be bound."""
+        limit = self.settings.max_message_bytes
+        options = [
+            ("grpc.max_receive_message_length", limit),
+            ("grpc.max_send_message_length", limit),
+            ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not take half of the calls
+        ]
+        self._server = grpc.aio.server(options=options)
+        self._server.add_generic_rpc_handlers(tuple(_handlers(self.servables)))
+        self.port = self._server.add_insecure_port(f"{self.settings.host}:{self.settings.port}")
+        await self._server.start()
+        self._watcher = asyncio.get_running_loop().create_task(self._watch_files())
+
+    async def stop(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+        await self._server.stop(GRACE_S)
+
+    async def _watch_files(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.poll_s)
+            try:
+                self.servables.refresh()
+            except Exception:
+                log.exception("looking for new versions failed; what is loaded stays")
+
+
+def _handlers(servables: Servables) -> list[Any]:
+    services: dict[str, dict[str, Any]] = {}
+    for method in wire.METHODS.values():
+        handler: Any = grpc.unary_unary_rpc_method_handler(_handler(servables, method))
+        services.setdefault(method.service, {})[method.name] = handler
+    return [grpc.method_handlers_generic_handler(service, methods) for service, methods in services.items()]
+
+
+def _handler(servables: Servables, method: wire.Method) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    async def handle(body: bytes, context: Any) -> bytes:
+        try:
+            return answer(servables, method, body)
+        except ServingError as error:
+            await context.abort(CODES[error.code], error.detail)
+            raise
+
+    return handle
+
+
+async def serve(settings: EmbeddedServerSettings) -> None:
+    """Serve until SIGTERM or SIGINT. Prints ``ready HOST:PORT`` once calls are answered."""
+    servables = Servables()
+    servables.serve_latest(settings.all_models())
+    server = EmbeddedServer(settings, servables)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopped.set)
+    await server.start()
+    print(f"ready {settings.host}:{server.port}", flush=True)  # noqa: T201  whoever started us waits for this line
+    await stopped.wait()
+    await server.stop()
+
+
+def settings_from(arguments: Sequence[str] | None = None) -> EmbeddedServerSettings:
+    parser = argparse.ArgumentParser(prog="python -m inference.tfserving.server", description=__doc__)
+    parser.add_argument("--base", type=Path, help="serve every folder in here that holds versions")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=DIR", help="serve this model too")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8500, help="0 takes a free port")
+    parser.add_argument("--poll-s", type=float, default=1.0, help="how often to look for new versions, seconds")
+    given = parser.parse_args(arguments)
+    models = dict(pair.split("=", 1) for pair in given.model if "=" in pair)
+    if len(models) != len(given.model):
+        parser.error("--model takes NAME=DIR, each name once")
+    return EmbeddedServerSettings(base=given.base, models=models, host=given.host, port=given.port, poll_s=given.poll_s)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO)
+    asyncio.run(serve(settings_from()))
+
+
+if __name__ == "__main__":
+    main()

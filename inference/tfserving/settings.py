@@ -1,0 +1,51 @@
+"""Settings of this room: the embedded server, the backend that calls a model server, and the deployment on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from inference.savedmodel.reader import versions
+
+MESSAGE_BYTES = 64 * 1024 * 1024
+
+
+class EmbeddedServerSettings(BaseModel, frozen=True, extra="forbid"):
+    """The model server that comes with the product."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; the server has no authentication.")
+    port: int = Field(default=8500, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    base: Path | None = Field(default=None, description="Folder whose sub-folders are models, each with versions.")
+    models: Mapping[str, Path] = Field(default_factory=dict, description="Further models: name and folder.")
+    poll_s: float = Field(default=1.0, gt=0, description="How often to look for new versions, in seconds.")
+    max_message_bytes: int = Field(default=MESSAGE_BYTES, gt=0, description="Largest request and answer, in bytes.")
+
+    def all_models(self) -> dict[str, Path]:
+        found = self.base.iterdir() if self.base is not None and self.base.is_dir() else ()
+        return {folder.name: folder for folder in found if versions(folder)} | dict(self.models)
+
+
+class TfServingSettings(BaseModel, frozen=True, extra="forbid"):
+    """How to reach TensorFlow Serving (or the embedded server, which speaks the same wire)."""
+
+    target: str = Field(default="127.0.0.1:8500", description="host:port of the model server's gRPC port.")
+    tls: bool = Field(default=False, description="Whether to speak TLS to the model server.")
+    ca_file: Path | None = Field(default=None, description="PEM file of trusted roots; none means the system's.")
+    max_message_bytes: int = Field(default=MESSAGE_BYTES, gt=0, description="Largest request and answer, in bytes.")
+    reconnect_s: float = Field(
+        default=1.0, gt=0, description="Longest wait between attempts to reach a server that is down, in seconds."
+    )
+
+
+class DeploymentSettings(BaseModel, frozen=True, extra="forbid"):
+    """Which models the model server shall serve, and where that is remembered."""
+
+    file: Path = Field(default=Path("var/deployment.json"), description="Where versions and labels are remembered.")
+    models: Mapping[str, str] = Field(
+        default_factory=dict, description="Model name and base path, as the model server sees the path."
+    )
+    default_label: str = Field(default="stable", description="The label of a call that asks for no version.")
+    timeout_s: float = Field(default=30.0, gt=0, description="Longest wait for a version to be available, in seconds.")
+    poll_s: float = Field(default=0.1, gt=0, description="How often to ask whether it is, in seconds.")
