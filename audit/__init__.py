@@ -1,5 +1,7 @@
 """The ledger: what was asked, decided and done, durable and provable. Ground floor; usable without the rest.
 
+The writer's side is exported here; the auditor's side is ``audit.verify`` and does not need it.
+
 Fails closed: what cannot be made durable within the stall limit is refused with a reason.
 """
 

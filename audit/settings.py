@@ -12,30 +12,37 @@ Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[!-*,-~]+$"
 
 
 class AuditSettings(BaseModel, frozen=True, extra="forbid"):
-    path: Path = Field(Path("var/audit/ledger.sqlite"), description="SQLite file that holds the ledger.")
+    path: Path = Field(default=Path("var/audit/ledger.sqlite"), description="SQLite file that holds the ledger.")
     signing_key: Path = Field(
-        Path("var/audit/signing.key"),
+        default=Path("var/audit/signing.key"),
         description="Ed25519 key file that signs checkpoints; created with mode 0600 when both it and the ledger are "
         "absent. The public verifier key is written beside it with the suffix .pub.",
     )
     commitment_key: Path = Field(
-        Path("var/audit/commitment.key"),
+        default=Path("var/audit/commitment.key"),
         description="Key file for commitments to bodies; created with mode 0600 when absent.",
     )
     origin: Name = Field(
-        "controlplane.local/audit",
+        default="controlplane.local/audit",
         description="Name of this log in its checkpoints (C2SP origin): a schema-less URL, no spaces, no plus.",
     )
-    node: str = Field("node-1", min_length=1, max_length=200, description="Name of this writer in every record.")
-    stall_limit_s: float = Field(
-        2.0, ge=0.1, le=30, description="Seconds a caller waits at most for a record to be durable before refusal."
+    node: str = Field(
+        default="node-1", min_length=1, max_length=200, description="Name of this writer in every record."
     )
-    queue_limit: int = Field(8192, ge=1, le=1_000_000, description="Records that may wait; more are refused.")
-    batch_limit: int = Field(256, ge=1, le=4096, description="Records in one commit at most.")
+    stall_limit_s: float = Field(
+        default=2.0,
+        ge=0.1,
+        le=30,
+        description="Seconds a caller waits at most for a record to be durable before refusal.",
+    )
+    queue_limit: int = Field(default=8192, ge=1, le=1_000_000, description="Records that may wait; more are refused.")
+    batch_limit: int = Field(default=256, ge=1, le=4096, description="Records in one commit at most.")
     gather_ms: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         le=20,
         description="Milliseconds to wait for company before a commit, only while callers overlap; 0 never waits.",
     )
-    retry_ms: int = Field(250, ge=10, le=5000, description="Milliseconds between attempts to reach a failed store.")
+    retry_ms: int = Field(
+        default=250, ge=10, le=5000, description="Milliseconds between attempts to reach a failed store."
+    )

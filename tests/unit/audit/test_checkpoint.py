@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import base64
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from audit.checkpoint import Signer, VerifierKey, open_checkpoint
+from audit.errors import NoteRefused
+
+SIGNER = Signer("test.local/audit", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+ROOT = bytes(range(32))
+NOTE = SIGNER.sign(1234, ROOT)
+
+
+def test_a_signed_tree_head_reads_back() -> None:
+    checkpoint = open_checkpoint(NOTE, SIGNER.verifier)
+    assert (checkpoint.origin, checkpoint.size, checkpoint.root) == ("test.local/audit", 1234, ROOT)
+    assert checkpoint.text == NOTE
+
+
+def test_a_note_with_any_byte_changed_is_refused() -> None:
+    note = NOTE.encode()
+    for at in range(len(note)):
+        for bit in range(8):
+            changed = bytearray(note)
+            changed[at] ^= 1 << bit
+            with pytest.raises(NoteRefused):
+                open_checkpoint(bytes(changed), SIGNER.verifier)
+
+
+def test_a_note_with_any_byte_missing_or_doubled_is_refused() -> None:
+    note = NOTE.encode()
+    for at in range(len(note)):
+        with pytest.raises(NoteRefused):
+            open_checkpoint(note[:at] + note[at + 1 :], SIGNER.verifier)
+        with pytest.raises(NoteRefused):
+            open_checkpoint(note[:at] + b"\x0b" + note[at:], SIGNER.verifier)
+    for extra in ("\n", " ", "x", "\n\n"):
+        with pytest.raises(NoteRefused):
+            open_checkpoint(NOTE + extra, SIGNER.verifier)
+
+
+def test_line_ends_of_other_kinds_are_not_line_ends() -> None:
+    for character in ("\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\r\n"):
+        with pytest.raises(NoteRefused):
+            open_checkpoint(NOTE.replace("\n", character), SIGNER.verifier)
+
+
+def test_a_witness_may_add_its_line() -> None:
+    witness = Signer("witness.local/w", Ed25519PrivateKey.generate())
+    line = witness.sign(1234, ROOT).split("\n\n")[1]
+    assert open_checkpoint(NOTE + line, SIGNER.verifier).size == 1234
+
+
+@pytest.mark.parametrize("size", ["01234", "+1234", "1_234", "-1", "", "\uff11\uff12"])
+def test_a_size_has_one_spelling_even_under_a_good_signature(size: str) -> None:
+    body = f"test.local/audit\n{size}\n" + NOTE.split("\n")[2] + "\n"
+    with pytest.raises(NoteRefused):
+        open_checkpoint(resigned(body), SIGNER.verifier)
+
+
+def test_a_signed_note_that_is_no_checkpoint_is_refused() -> None:
+    for body in ("test.local/audit\n1\nAAAA\n", "test.local/audit\n1\n", "another.local\n" + NOTE.split("\n", 1)[1]):
+        with pytest.raises(NoteRefused):
+            open_checkpoint(resigned(body.split("\n\n")[0]), SIGNER.verifier)
+
+
+def test_another_log_with_the_same_name_is_another_log() -> None:
+    other = Signer("test.local/audit", Ed25519PrivateKey.generate())
+    with pytest.raises(NoteRefused, match="not signed by this key"):
+        open_checkpoint(NOTE, other.verifier)
+
+
+def test_a_verifier_key_survives_printing_and_nothing_else_parses() -> None:
+    text = str(SIGNER.verifier)
+    assert VerifierKey.parse(text + "\n") == SIGNER.verifier
+    for at in range(len(text)):
+        with pytest.raises(NoteRefused):
+            VerifierKey.parse(text[:at] + chr(ord(text[at]) ^ 1) + text[at + 1 :])
+
+
+def resigned(body: str) -> str:
+    """``body`` with a good signature by the log's key: only the parser stands between it and belief."""
+    signature = base64.b64encode(SIGNER.verifier.key_id + SIGNER._private.sign(body.encode())).decode()
+    return f"{body}\n— {SIGNER.verifier.name} {signature}\n"

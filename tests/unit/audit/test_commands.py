@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from audit import AuditSettings, LedgerReceipt, SqliteLedger
+from audit.commands import audit
+
+
+@pytest.fixture
+def receipts(settings: AuditSettings) -> list[LedgerReceipt]:
+    return asyncio.run(written(settings))
+
+
+async def written(settings: AuditSettings) -> list[LedgerReceipt]:
+    ledger = SqliteLedger(settings)
+    await ledger.open()
+    body = {"principal": {"subject": "agent-7"}, "action": {"name": "refund"}, "decision": {"effect": "allow"}}
+    intent = await ledger.append("intent", body, opens=True)
+    outcome = await ledger.append("outcome", {"outcome": {"status": "ok"}}, closes=intent.event_id)
+    await ledger.close()
+    return [intent, outcome]
+
+
+def run(settings: AuditSettings, command: str, *arguments: str) -> Result:
+    key = ["--key", f"{settings.signing_key}.pub"] if command == "verify" else []
+    return CliRunner().invoke(audit, [command, "--ledger", str(settings.path), *key, *arguments])
+
+
+def test_a_sound_ledger_exits_with_zero(settings: AuditSettings, receipts: list[LedgerReceipt], tmp_path: Path) -> None:
+    kept = tmp_path / "kept.txt"
+    kept.write_text(receipts[0].checkpoint, "utf-8")
+    result = run(settings, "verify", "--since", str(kept))
+    assert result.exit_code == 0, result.output
+    assert "SOUND" in result.output
+    assert "earlier checkpoints confirmed 1" in result.output
+
+
+def test_a_flipped_byte_exits_with_one_and_names_the_record(
+    settings: AuditSettings, receipts: list[LedgerReceipt]
+) -> None:
+    settings.path.write_bytes(settings.path.read_bytes().replace(b"agent-7", b"agent-8"))
+    result = run(settings, "verify")
+    assert result.exit_code == 1
+    assert "record 1: body_altered" in result.output
+    report = json.loads(run(settings, "verify", "--json").output)
+    assert report["sound"] is False
+    assert {"index": 1, "reason": "body_altered"}.items() <= report["faults"][0].items()
+
+
+def test_what_cannot_be_checked_exits_with_two(
+    settings: AuditSettings, receipts: list[LedgerReceipt], tmp_path: Path
+) -> None:
+    assert run(settings, "verify", "--key", "nonsense+00+AA").exit_code == 2
+    assert run(settings, "verify", "--key", str(tmp_path / "absent")).exit_code == 2
+    settings.path.unlink()
+    for command in (["verify"], ["show", "1"], ["tail"]):
+        assert run(settings, *command).exit_code == 2
+    assert run(settings, "verify", "--nonsense").exit_code == 2
+
+
+def test_show_prints_an_intent_with_its_outcome(settings: AuditSettings, receipts: list[LedgerReceipt]) -> None:
+    for which in ("1", receipts[0].event_id):
+        lines = run(settings, "show", "--json", which).output.splitlines()
+        assert [json.loads(line)["index"] for line in lines] == [1, 2]
+    text = run(settings, "show", "1").output
+    assert "agent-7" in text
+    assert receipts[0].leaf_hash.hex() in text
+
+
+@pytest.mark.parametrize("which", ["99", "nothing"])
+def test_show_exits_with_one_when_there_is_no_such_record(
+    settings: AuditSettings, receipts: list[LedgerReceipt], which: str
+) -> None:
+    assert run(settings, "show", which).exit_code == 1
+
+
+def test_tail_prints_the_newest_in_order(settings: AuditSettings, receipts: list[LedgerReceipt]) -> None:
+    lines = run(settings, "tail", "-n", "2", "--json").output.splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == ["intent", "outcome"]
+    table = run(settings, "tail").output.splitlines()
+    assert len(table) == 3
+    assert "agent-7" in table[1]
+    assert "allow" in table[1]
+    assert "-> 1" in table[2]
+    assert len(run(settings, "tail", "--kind", "intent").output.splitlines()) == 1
+
+
+def test_tail_follows_until_interrupted(
+    settings: AuditSettings, receipts: list[LedgerReceipt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = iter(range(3))
+
+    def wait(_seconds: float) -> None:
+        if next(rounds, None) is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("audit.commands.time.sleep", wait)
+    result = run(settings, "tail", "-n", "1", "-f")
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) == 1
+
+
+def test_help_says_what_the_exit_codes_mean() -> None:
+    assert "Exit code 0" in CliRunner().invoke(audit, ["verify", "--help"]).output
