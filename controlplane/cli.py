@@ -1,1 +1,47 @@
-"""The command line; see `controlplane --help`."""
+"""The command line; see ``controlplane --help``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from audit.commands import audit
+from controlplane.identity.commands import token
+from controlplane.policy.commands import policy
+
+CONFIG = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("controlplane.yaml"),
+    show_default=True,
+    envvar="CONTROLPLANE_CONFIG",
+    help="Settings file (YAML).",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="agent-controlplane")
+def main() -> None:
+    """One authenticated, audited gateway in front of the tools and models that AI agents call.
+
+    Start it with `gateway`, watch for drift with `monitor`, check its ledger with `audit verify`.
+    """
+
+
+@main.command()
+@CONFIG
+def gateway(config: Path) -> None:
+    """Serve all doors, the console and the operator API."""
+    from controlplane.serve import serve  # noqa: PLC0415  the other commands need none of it
+    from controlplane.settings import SettingsError, load  # noqa: PLC0415
+
+    try:
+        settings = load(config)
+    except SettingsError as error:
+        raise click.ClickException("\n".join(error.problems)) from error
+    serve(settings)
+
+
+for command in (audit, policy, token):
+    main.add_command(command)

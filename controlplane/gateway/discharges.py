@@ -1,0 +1,161 @@
+"""How each obligation is met: the entries of the table in ``obligations.py``.
+
+    max_tokens  {max}                  the model may answer with so many tokens, over all choices together
+    rate_limit  {key, per_s, max}      so many calls in any window; key is subject, tenant or resource
+    redact      {in: […], out: […]}    named patterns masked on the way to the backend and on the way back
+
+Fails closed: what cannot be applied to a call denies it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from controlplane.calls import Call, Obligation, Principal
+from controlplane.gateway.obligations import Obligations, ObligationUnmet
+from controlplane.gateway.redaction import NOT_JSON, PATTERNS, CannotRedact, mask_json, mask_lines, mask_value
+from controlplane.limits import Rate, RateLimit
+from inference.errors import BackendBroke
+
+TOKEN_FIELDS = {
+    "chat": ("max_tokens", "max_completion_tokens"),
+    "completions": ("max_tokens",),
+    "responses": ("max_output_tokens",),
+}
+"""Where an operation states its cap; the first name is the one written when the request states none."""
+
+CHOICE_FIELDS = ("n", "best_of")
+TOKENLESS = frozenset({"embeddings", "models", "Predict", "Classify", "Regress", "GetModelMetadata"})
+ENDS_BY_ITSELF = "/mcp/"  # an MCP caller must offer to read a stream; the answer to one message still ends soon
+MAX_HELD_BYTES = 8 * 1024 * 1024
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def discharges(limit: RateLimit, monotonic: Callable[[], float] = time.monotonic) -> Obligations:
+    """The whole table; ``limit`` keeps the counts."""
+    return Obligations(
+        before={"max_tokens": cap_tokens, "rate_limit": KeepRate(limit, monotonic), "redact": redact_request},
+        after={"redact": redact_reply},
+    )
+
+
+def cap_tokens(principal: Principal, call: Call, obligation: Obligation) -> Call:  # noqa: ARG001  same shape for all
+    if call.operation in TOKENLESS:
+        return call
+    names = TOKEN_FIELDS.get(call.operation)
+    if names is None:
+        raise ObligationUnmet("max_tokens_not_applicable")
+    try:
+        fields = _decode_fields(call.body)
+        choices = max((_number(fields[name]) or 1 for name in CHOICE_FIELDS if name in fields), default=1)
+        asked = {name: number for name in names if name in fields and (number := _number(fields[name])) is not None}
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise ObligationUnmet("max_tokens_unreadable") from None
+    cap = obligation.parameters["max"] // choices
+    if cap < 1:
+        raise ObligationUnmet("max_tokens_exceeded")
+    capped = {name: min(number, cap) for name, number in asked.items()} or {names[0]: cap}
+    if capped == asked:
+        return call
+    body = msgspec.json.encode(fields | {name: msgspec.Raw(b"%d" % number) for name, number in capped.items()})
+    return replace(call, body=body, arguments={**call.arguments, "max_tokens": min(capped.values())})
+
+
+def _number(raw: msgspec.Raw) -> int | None:
+    """A whole number of at least one, or None for ``null``."""
+    number = msgspec.json.decode(raw, type=int | None)
+    if number is not None and number < 1:
+        raise ObligationUnmet("max_tokens_unreadable")
+    return number
+
+
+@dataclass(frozen=True, slots=True)
+class KeepRate:
+    limit: RateLimit
+    monotonic: Callable[[], float]
+
+    def __call__(self, principal: Principal, call: Call, obligation: Obligation) -> Call:
+        said = obligation.parameters
+        rate = Rate(said["max"], said["per_s"])
+        counter = (said.get("rule", ""), *_counted(said["key"], principal, call), rate)
+        wait_s = self.limit.take(counter, rate, self.monotonic())
+        if wait_s > 0:
+            raise ObligationUnmet("rate_limited", retry_after_s=wait_s)
+        return call
+
+
+def _counted(key: str, principal: Principal, call: Call) -> tuple[str, ...]:
+    match key:
+        case "subject":
+            return key, principal.tenant, principal.subject
+        case "tenant":
+            return key, principal.tenant
+        case "resource":
+            return key, call.resource
+        case _:
+            raise ObligationUnmet("unknown_rate_key")
+
+
+def redact_request(principal: Principal, call: Call, obligation: Obligation) -> Call:  # noqa: ARG001  same shape for all
+    inward, outward = _names(obligation.parameters, "in"), _names(obligation.parameters, "out")
+    if outward and call.streams and not call.resource.startswith(ENDS_BY_ITSELF):
+        raise ObligationUnmet("redact_needs_plain_reply")
+    if not inward or not call.body:
+        return call
+    try:
+        body = mask_json(call.body, inward)
+    except CannotRedact as error:
+        raise ObligationUnmet(error.reason) from None
+    return call if body == call.body else replace(call, body=body, arguments=mask_value(call.arguments, inward))
+
+
+def redact_reply(call: Call, obligation: Obligation, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:  # noqa: ARG001  same shape for all
+    names = _names(obligation.parameters, "out")
+    return _masked(chunks, names) if names else chunks
+
+
+async def _masked(chunks: AsyncGenerator[bytes], names: tuple[str, ...]) -> AsyncGenerator[bytes]:
+    """The whole reply, held until its end: a number may be cut in two by any chunk's border.
+
+    Raises ``BackendBroke``: a reply that cannot be masked is not shown.
+    """
+    held = bytearray()
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            held += chunk
+            if len(held) > MAX_HELD_BYTES:
+                raise BackendBroke("redact_reply_too_large")
+    yield mask_reply(bytes(held), names)
+
+
+def mask_reply(body: bytes, names: tuple[str, ...]) -> bytes:
+    """JSON is masked inside its strings, other text (an event stream, a page) line by line; anything else raises."""
+    try:
+        return _mask(body, names)
+    except CannotRedact as error:
+        raise BackendBroke(error.reason) from None
+    except UnicodeDecodeError:
+        raise BackendBroke("redact_reply_unreadable") from None
+
+
+def _mask(body: bytes, names: tuple[str, ...]) -> bytes:
+    try:
+        return mask_json(body, names)
+    except CannotRedact as error:
+        if error.reason != NOT_JSON:
+            raise
+        return mask_lines(body.decode("utf-8"), names).encode("utf-8")
+
+
+def _names(parameters: Mapping[str, Any], way: str) -> tuple[str, ...]:
+    names = tuple(parameters.get(way, ()))
+    if not PATTERNS.keys() >= set(names):
+        raise ObligationUnmet("unknown_pattern")
+    return names

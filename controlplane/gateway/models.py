@@ -1,0 +1,53 @@
+"""Admitted model calls find who serves the model: catalogue entry → version → fallback ladder."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from controlplane.gateway.gateway import Admission
+from inference.backend import Backend, BackendReply, BackendRequest
+from inference.errors import BackendRejected
+
+LIST = "/model"
+
+
+class ModelDispatch:
+    """``ladder_of`` gives the backend for a model by name, None for one that is in no catalogue or has no server."""
+
+    def __init__(
+        self, names: Callable[[], Iterable[str]], ladder_of: Callable[[str], Backend | None], timeout_s: float
+    ) -> None:
+        self.names, self.ladder_of, self.timeout_s = names, ladder_of, timeout_s
+
+    def send(self, admission: Admission) -> AbstractAsyncContextManager[BackendReply]:
+        call = admission.call
+        if call.resource == LIST:
+            return self._list()
+        name = call.resource.removeprefix(LIST + "/")
+        ladder = self.ladder_of(name)
+        if ladder is None:
+            raise BackendRejected("not_found", f"no model {name} is served here")
+        return ladder.send(
+            BackendRequest(
+                call_id=admission.receipt.event_id,
+                target=name,
+                operation=call.operation,
+                body=call.body,
+                version=call.version,
+                label=call.label,
+                streams=call.streams,
+                headers=call.headers,
+                timeout_s=self.timeout_s if call.deadline_s is None else min(self.timeout_s, call.deadline_s),
+                scope=f"{admission.principal.tenant}:{admission.decision.revision}",
+            )
+        )
+
+    @asynccontextmanager
+    async def _list(self) -> AsyncGenerator[BackendReply]:
+        """The names in the catalogue, one a line; the door leaves out what the caller may not call."""
+
+        async def names() -> AsyncGenerator[bytes]:
+            yield "\n".join(sorted(self.names())).encode()
+
+        yield BackendReply(200, (), names(), served_by="catalogue")

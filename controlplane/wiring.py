@@ -1,0 +1,169 @@
+"""The only file that knows every room: who is who in one gateway process, and in which order they start and end."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from starlette.routing import BaseRoute, Router
+from starlette.types import ASGIApp
+
+from audit import SqliteLedger, commitment, load_commitment_key
+from controlplane.clock import Clock
+from controlplane.fleet import Fleet
+from controlplane.gateway import edge, health
+from controlplane.gateway.discharges import discharges
+from controlplane.gateway.dispatch import ByKind, ByName
+from controlplane.gateway.doors import openai
+from controlplane.gateway.doors.mcp import McpDispatch, McpDoor, McpDoorSettings
+from controlplane.gateway.doors.tools import ToolsDoor
+from controlplane.gateway.edge import HttpDoor
+from controlplane.gateway.gateway import Dispatch, Gateway
+from controlplane.gateway.hygiene import Hygiene
+from controlplane.gateway.meter import Meter
+from controlplane.gateway.metered_ledger import MeteredLedger
+from controlplane.gateway.models import ModelDispatch
+from controlplane.gateway.obligations import Obligations
+from controlplane.gateway.observers import Observers
+from controlplane.gateway.recorder import LedgerRecorder
+from controlplane.identity.identity import TokenIdentity
+from controlplane.identity.metadata import challenge, protected_resource_metadata
+from controlplane.limits import RateLimit
+from controlplane.policy import BundlePolicy
+from controlplane.settings import Settings
+from controlplane.telemetry.metrics import Metrics
+from controlplane.tools.exchange import open_session
+from controlplane.tools.http_tool import HttpToolBackend
+from controlplane.tools.mcp_upstream import McpBackend, remote_endpoints
+from controlplane.tools.registry import Registry, load_registry
+from controlplane.tools.supervisor import BridgeProcesses, Supervisor, SupervisorSettings
+
+STATE_REPORT_S = 2.0
+log = logging.getLogger(__name__)
+
+
+class ControlPlane:
+    """One gateway process, wired. Enter it; then ``app`` serves HTTP and ``grpc_port`` TF Serving's gRPC.
+
+    ``obligations`` replaces the table of what this enforcement point can discharge.
+    """
+
+    def __init__(
+        self, settings: Settings, *, clock: Clock | None = None, obligations: Obligations | None = None
+    ) -> None:
+        self.settings, self.clock = settings, clock or Clock()
+        self.metrics = Metrics("gateway")
+        self.ledger = SqliteLedger(settings.audit)
+        self.policy = BundlePolicy(settings.policy, self.clock.wall)
+        self.identity = TokenIdentity(settings.identity, wall_clock=self.clock.wall)
+        self.registry = load_registry(settings.registry) if settings.registry else Registry()
+        self.obligations = obligations or discharges(RateLimit(), self.clock.monotonic)
+        self.grpc_port = 0
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await self.ledger.open()
+            stack.push_async_callback(self.ledger.close)
+            self.policy.load()
+            await stack.enter_async_context(self.identity)
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            self.fleet = Fleet(self.settings, lambda: self.policy.catalogue, self.clock, self._breaker_moved)
+            stack.push_async_callback(self.fleet.aclose)
+            self.gateway = await self._gateway(stack, tasks)
+            self.app = self._application()
+            tasks.start_soon(self.policy.watch)
+            tasks.start_soon(self.fleet.keep_deployed)
+            tasks.start_soon(self._report_state)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    def faults(self) -> Mapping[str, str]:
+        """What keeps this process from serving, by part; readiness is the absence of any."""
+        faults = {}
+        if not self.ledger.is_writable:
+            faults["ledger"] = self.ledger.trouble or "not_writable"
+        if not self.policy.status().revision:
+            faults["policy"] = "no_policy"
+        return faults
+
+    async def _gateway(self, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup) -> Gateway:
+        key = load_commitment_key(self.settings.audit.commitment_key)
+        recorder = LedgerRecorder(MeteredLedger(self.ledger, self.metrics), lambda data: commitment(key, data))
+        return Gateway(
+            identity=self.identity,
+            policy=self.policy,
+            obligations=self.obligations,
+            ledger=recorder,
+            backends=ByKind(await self._dispatches(stack, tasks)),
+            observer=Observers([Meter(self.metrics)]),
+            wall_clock=self.clock.wall,
+            monotonic=self.clock.monotonic,
+        )
+
+    async def _dispatches(self, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup) -> dict[str, Dispatch]:
+        timeouts, registry = self.settings.timeouts, self.registry
+        session = await stack.enter_async_context(open_session())
+        patience = SupervisorSettings()
+        start = BridgeProcesses(patience, os.environ)
+        bridges = Supervisor(registry.stdio_servers, start, patience, self.clock.monotonic)
+        tasks.start_soon(bridges.run)
+        mcp = McpBackend(session, remote_endpoints(registry.mcp_servers), bridges.find)
+        self.mcp_settings = McpDoorSettings(allowed_hosts=self.settings.server.allowed_hosts)
+        return {
+            "model": ModelDispatch(self.fleet.names, self.fleet.ladder_of, timeouts.model_s),
+            "tool": ByName(HttpToolBackend(registry.http_tools, session), timeouts.tool_s),
+            "mcp": McpDispatch(mcp, self.mcp_settings, self.clock.wall),
+        }
+
+    def doors(self) -> list[HttpDoor]:
+        visible = self.policy.could_permit
+        return [*openai.doors(visible), McpDoor(self.mcp_settings, visible), ToolsDoor()]
+
+    def _application(self) -> ASGIApp:
+        identity = self.settings.identity
+        routes: list[BaseRoute] = [
+            *edge.routes(
+                self.doors(),
+                self.gateway,
+                lambda problem: challenge(identity, problem.reason),
+                lambda _door, reason: self.metrics.observe_unauthenticated(reason),
+            ),
+            *health.routes(self.faults, self._metadata),
+        ]
+        return Hygiene(Router(routes), body_limit_bytes=self.settings.server.body_limit_bytes)
+
+    def _metadata(self, resource: str) -> dict[str, Any]:
+        public = self.settings.server.public_url.rstrip("/")
+        return protected_resource_metadata(
+            self.settings.identity, resource=f"{public}/{resource}" if resource else None
+        )
+
+    def _breaker_moved(self, name: str, state: str, reason: str) -> None:
+        self.metrics.observe_breaker(upstream=name, state=state)
+        log.warning("breaker", extra={"upstream": name, "state": state, "reason": reason})
+
+    async def _report_state(self) -> None:
+        """Gauges that nobody's call moves."""
+        revision, error = "", ""
+        while True:
+            status = self.policy.status()
+            if status.revision != revision:
+                revision = status.revision
+                self.metrics.observe_policy_loaded(revision=revision, now_s=self.clock.wall())
+            if status.error and status.error != error:
+                self.metrics.observe_policy_reload_failed()
+            error = status.error
+            await self.ledger.probe()
+            self.metrics.observe_checkpoint(tree_size=self.ledger.head.size, now_s=self.clock.wall())
+            await anyio.sleep(STATE_REPORT_S)
