@@ -50,6 +50,7 @@ def _config(app: ASGIApp, host: str, port: int, *, drain_s: float = 0.0) -> uvic
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=round(drain_s),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from controlplane.calls import Call
 from controlplane.gateway.gateway import Admission, Gateway
-from controlplane.gateway.hangup import cancelled_on_disconnect
+from controlplane.gateway.hangup import HangUp
 from controlplane.gateway.problems import Problem, problem_for
 from inference.backend import BackendReply
 
@@ -81,16 +81,15 @@ class DoorEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        exchange = Exchange(send)
-        async with AsyncExitStack() as stack:
+        with HangUp() as gone:
 
             async def read_call() -> Call:
                 call = await self.door.read_call(request)
-                await stack.enter_async_context(cancelled_on_disconnect(receive))
+                gone.watch(receive)
                 return call
 
             try:
-                await self._serve(request, read_call, exchange)
+                await self._serve(request, read_call, Exchange(send))
             except ClientDisconnect:
                 return  # gone before the request was read: nothing was admitted, nobody is left to answer
 

@@ -7,9 +7,9 @@ scopes respect a shield.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager
-from typing import TypeVar
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Self, TypeVar
 
 import anyio
 from starlette.types import Receive
@@ -17,21 +17,36 @@ from starlette.types import Receive
 T = TypeVar("T")
 
 
-@asynccontextmanager
-async def cancelled_on_disconnect(receive: Receive) -> AsyncGenerator[anyio.CancelScope]:
-    """Run the block until the client disconnects. Enter only when the request body has been read."""
-    with anyio.CancelScope() as scope:
-        watcher = asyncio.get_running_loop().create_task(_watch(receive, scope))
-        try:
-            yield scope
-        finally:
-            watcher.cancel()
+class HangUp:
+    """``with HangUp() as gone:`` runs the block until the client disconnects.
 
+    Call ``watch`` only when the request body has been read: until then ``receive`` belongs to whoever reads it.
+    """
 
-async def _watch(receive: Receive, scope: anyio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
+    __slots__ = ("_scope", "_watcher")
+
+    def __init__(self) -> None:
+        self._scope = anyio.CancelScope()
+        self._watcher: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._scope.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if self._watcher is not None:
+            self._watcher.cancel()
+        return bool(self._scope.__exit__(kind, error, trace))
+
+    def watch(self, receive: Receive) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._until_disconnect(receive))
+
+    async def _until_disconnect(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._scope.cancel()
 
 
 async def until_cancelled(work: Coroutine[None, None, T]) -> T:

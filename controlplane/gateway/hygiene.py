@@ -32,10 +32,13 @@ class Hygiene:
         if fault:
             await refuse(send, 400, fault)
             return
-        if declared_length(scope["headers"]) > self.body_limit_bytes:
+        length = declared_length(scope["headers"])
+        if length is None:
+            await self._bounded(scope, receive, send)
+        elif length > self.body_limit_bytes:
             await refuse(send, 413, "body_too_large")
-            return
-        await self._bounded(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)  # the server holds a body to its declared length
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         seen, started = 0, False
@@ -84,11 +87,11 @@ def path_fault(path: bytes) -> str:
     return "ambiguous_path" if DOT_SEGMENT.search(raw) or b"//" in raw else ""
 
 
-def declared_length(headers: list[tuple[bytes, bytes]]) -> int:
+def declared_length(headers: list[tuple[bytes, bytes]]) -> int | None:
     for name, value in headers:
         if name == b"content-length" and value.isdigit():
             return int(value)
-    return 0
+    return None
 
 
 async def refuse(send: Send, status: int, reason: str) -> None:
