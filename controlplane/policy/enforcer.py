@@ -112,7 +112,8 @@ def _functions(bundle: Bundle) -> dict[str, Callable[..., bool]]:
         return of_rule in (action, "*")
 
     def on_resource(resource: Resource, of_rule: str) -> bool:
-        return patterns[of_rule].matches(resource.path, resource.segments)
+        pattern = patterns.get(of_rule)  # casbin asks about the pattern "" when there is no rule at all
+        return pattern is not None and pattern.matches(resource.path, resource.segments)
 
     def when(  # noqa: PLR0917  the model calls it by position
         rule: str, text: str, subject: Subject, resource: Resource, action: str, context: Context
