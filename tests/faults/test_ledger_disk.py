@@ -1,0 +1,438 @@
+"""Each step of an append fails in turn: the caller is refused within the limit, nothing is guessed, the ledger heals.
+
+The disk under test is a real SQLite connection whose statements can be made to fail, hang or run out of pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from audit import AuditSettings, AuditUnavailable, IntentNotOpen, LedgerReader, LedgerReceipt, SqliteLedger
+from audit.verify import verify
+
+LONG = "x" * 3000
+STEPS = ("BEGIN", "INSERT INTO log", "INSERT INTO open_intent", "DELETE FROM open_intent", "UPDATE head", "COMMIT")
+
+
+class Disk:
+    """What the statements of every connection meet: the start of a statement → trouble before or after it."""
+
+    def __init__(self) -> None:
+        self.before: dict[str, Callable[[], None]] = {}
+        self.after: dict[str, Callable[[], None]] = {}
+        self.page_limit = 0
+        self.attached = 0
+
+    def connect(self, path: Path, **options: Any) -> sqlite3.Connection:
+        self.attached += 1
+        self.meet(self.before, "connect")
+        disk = self
+
+        class Connection(sqlite3.Connection):
+            def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+                disk.meet(disk.before, sql)
+                cursor = super().execute(sql, *values)
+                disk.meet(disk.after, sql)
+                return cursor
+
+            def executemany(self, sql: str, *values: Any) -> sqlite3.Cursor:
+                disk.meet(disk.before, sql)
+                return super().executemany(sql, *values)
+
+        connection = sqlite3.connect(path, factory=Connection, **options)
+        if self.page_limit:
+            connection.execute(f"PRAGMA max_page_count={self.page_limit}")
+        return connection
+
+    @staticmethod
+    def meet(troubles: dict[str, Callable[[], None]], sql: str) -> None:
+        for start, trouble in list(troubles.items()):
+            if sql.startswith(start):
+                trouble()
+
+    def heal(self) -> None:
+        self.before.clear()
+        self.after.clear()
+
+
+def failing(name: str, code: int) -> Callable[[], None]:
+    def trouble() -> None:
+        error = sqlite3.OperationalError(name)
+        error.sqlite_errorcode, error.sqlite_errorname = code, name
+        raise error
+
+    return trouble
+
+
+def settings_in(folder: Path, **changes: Any) -> AuditSettings:
+    return AuditSettings(
+        path=folder / "ledger.sqlite",
+        signing_key=folder / "signing.key",
+        origin="test.local/audit",
+        gather_ms=0,
+        retry_ms=10,
+        **changes,
+    )
+
+
+async def opened(disk: Disk, settings: AuditSettings) -> SqliteLedger:
+    ledger = SqliteLedger(settings, connect=disk.connect)
+    await ledger.open()
+    return ledger
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(20):
+        while not condition():  # noqa: ASYNC110  the state is the ledger's, it has no event to give
+            await anyio.sleep(0.002)
+
+
+async def close_and_verify(ledger: SqliteLedger, settings: AuditSettings) -> None:
+    await ledger.close()
+    report = verify(settings.path, ledger.verifier_key)
+    assert report.is_sound, report.faults
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_step_that_fails_refuses_the_call_and_the_ledger_heals(tmp_path: Path, step: str) -> None:
+    disk, settings = Disk(), settings_in(tmp_path)
+    ledger = await opened(disk, settings)
+    first = await ledger.append("intent", {}, opens=True)
+    size = ledger.head.size
+
+    disk.before[step] = failing("SQLITE_IOERR", sqlite3.SQLITE_IOERR)
+    closing_one = step == "DELETE FROM open_intent"
+    pairing: dict[str, Any] = {"closes": first.event_id} if closing_one else {"opens": True}
+    with pytest.raises(AuditUnavailable, match="io_error"):
+        await ledger.append("outcome" if closing_one else "intent", {}, **pairing)
+    assert not ledger.is_writable
+    with pytest.raises(AuditUnavailable):
+        await ledger.append("note", {})
+    assert LedgerReader(settings.path).head().size == size
+
+    disk.heal()
+    await until(lambda: ledger.is_writable)
+    receipt = await ledger.append("note", {})
+    assert receipt.index >= size
+    (told,) = ledger.read(kinds=["sink.failed"], limit=1)
+    assert told.body["failure"]["reason"] == "io_error"
+    await close_and_verify(ledger, settings)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (sqlite3.SQLITE_FULL, "disk_full"),
+        (sqlite3.SQLITE_READONLY, "read_only"),
+        (sqlite3.SQLITE_BUSY, "locked"),
+        (sqlite3.SQLITE_IOERR | 4 << 8, "io_error"),  # SQLITE_IOERR_FSYNC
+    ],
+)
+async def test_the_reason_is_a_stable_word(tmp_path: Path, code: int, reason: str) -> None:
+    disk, settings = Disk(), settings_in(tmp_path)
+    ledger = await opened(disk, settings)
+    disk.before["COMMIT"] = failing("as SQLite says it", code)
+    with pytest.raises(AuditUnavailable) as refusal:
+        await ledger.append("note", {})
+    assert refusal.value.reason == ledger.trouble == reason
+    disk.heal()
+    await until(lambda: ledger.is_writable)
+    await close_and_verify(ledger, settings)
+
+
+async def test_a_commit_that_succeeded_but_said_it_failed_is_acknowledged(tmp_path: Path) -> None:
+    disk, settings = Disk(), settings_in(tmp_path)
+    ledger = await opened(disk, settings)
+    attached = disk.attached
+    disk.after["COMMIT"] = failing("SQLITE_IOERR", sqlite3.SQLITE_IOERR)
+    waiting = asyncio.ensure_future(ledger.append("intent", {"number": 1}, opens=True))
+    await until(lambda: disk.attached > attached)
+    disk.heal()
+    receipt = await waiting
+    assert ledger.read(after=receipt.index - 1)[0].body["number"] == 1
+    await until(lambda: ledger.is_writable)
+    assert (await ledger.append("note", {})).index > receipt.index
+    await ledger.append("outcome", {}, closes=receipt.event_id)
+    await close_and_verify(ledger, settings)
+
+
+async def test_while_the_head_cannot_be_read_the_caller_is_refused_and_its_intent_closed_later(tmp_path: Path) -> None:
+    """The commit happened, nobody could know: the caller hears no, and the ledger does not leave the intent open."""
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=0.2)
+    ledger = await opened(disk, settings)
+    disk.after["COMMIT"] = failing("SQLITE_IOERR", sqlite3.SQLITE_IOERR)
+    disk.before["SELECT size"] = failing("SQLITE_IOERR", sqlite3.SQLITE_IOERR)
+    with pytest.raises(AuditUnavailable):
+        await ledger.append("intent", {}, opens=True)
+    disk.heal()
+    await until(lambda: ledger.is_writable)
+    await ledger.append("note", {})
+    assert ledger.open_intents() == {}
+    (outcome,) = ledger.read(kinds=["outcome"])
+    assert outcome.body["outcome"] == {"status": "cancelled", "error": "unacknowledged"}
+    await close_and_verify(ledger, settings)
+
+
+async def test_an_outcome_refused_in_trouble_is_written_when_the_disk_heals(tmp_path: Path) -> None:
+    disk, settings = Disk(), settings_in(tmp_path)
+    ledger = await opened(disk, settings)
+    intents = [await ledger.append("intent", {}, opens=True) for _ in range(2)]
+    disk.before["COMMIT"] = failing("SQLITE_FULL", sqlite3.SQLITE_FULL)
+    for number, intent in enumerate(intents):  # the first fails at the commit, the second is refused at the door
+        with pytest.raises(AuditUnavailable):
+            await ledger.append("outcome", {"outcome": {"status": "ok"}, "number": number}, closes=intent.event_id)
+    with pytest.raises(IntentNotOpen):
+        await ledger.append("outcome", {}, closes=intents[0].event_id)
+    disk.heal()
+    await until(lambda: ledger.is_writable)
+    await ledger.append("note", {})
+    outcomes = ledger.read(kinds=["outcome"])
+    assert [(record.body["closes"], record.body["number"], record.body["late"]) for record in outcomes] == [
+        (intents[0].event_id, 0, True),
+        (intents[1].event_id, 1, True),
+    ]
+    assert ledger.open_intents() == {}
+    await close_and_verify(ledger, settings)
+
+
+async def test_a_full_disk_refuses_keeps_what_was_acknowledged_and_resumes(tmp_path: Path) -> None:
+    disk, settings = Disk(), settings_in(tmp_path)
+    disk.page_limit = 40
+    ledger = await opened(disk, settings)
+    receipts = await fill(ledger)
+    assert len(receipts) > 10
+    assert ledger.trouble == "disk_full"
+    for receipt in receipts:
+        found = ledger.find(receipt.event_id)
+        assert found is not None
+        assert found.leaf_hash == receipt.leaf_hash
+    await until(lambda: ledger.is_writable)  # a short record still fits, and says what happened
+    assert await fill(ledger) == [], "but a long one does not"
+    disk.page_limit = 4000
+    await until(lambda: ledger.is_writable)
+    if await refusal_of(ledger) is not None:  # healed on the old connection; the next one has the new limit
+        await until(lambda: ledger.is_writable)
+    receipts += await asyncio.gather(*(ledger.append("note", {"text": LONG}) for _ in range(50)))
+    await ledger.close()
+    assert verify(settings.path, ledger.verifier_key, since=receipts).is_sound
+
+
+async def refusal_of(ledger: SqliteLedger) -> str | None:
+    try:
+        await ledger.append("note", {"text": LONG})
+    except AuditUnavailable as refusal:
+        return refusal.reason
+    return None
+
+
+async def fill(ledger: SqliteLedger) -> list[LedgerReceipt]:
+    """Append until the ledger refuses."""
+    receipts: list[LedgerReceipt] = []
+    while True:
+        try:
+            receipts.append(await ledger.append("note", {"text": LONG}))
+        except AuditUnavailable:
+            return receipts
+
+
+async def test_a_hung_disk_refuses_within_the_stall_limit_and_everybody(tmp_path: Path) -> None:
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=0.3)
+    ledger = await opened(disk, settings)
+    size = ledger.head.size
+    resumes = threading.Event()
+    disk.before["COMMIT"] = lambda: None if resumes.wait(30) else pytest.fail("never resumed")
+    with anyio.fail_after(10):  # a hang would be thirty seconds
+        results = await asyncio.gather(
+            *(ledger.append("intent", {}, opens=True) for _ in range(20)), return_exceptions=True
+        )
+        assert {str(result) for result in results} == {"stalled"}
+        with pytest.raises(AuditUnavailable, match="stalled"):
+            await ledger.append("note", {})
+        assert await ledger.probe() is False
+    resumes.set()
+    await until(lambda: ledger.is_writable)
+    await ledger.append("note", {})
+    assert ledger.open_intents() == {}, "what the hung commit wrote after all is closed"
+    assert len(ledger.read(kinds=["intent"])) == len(ledger.read(kinds=["outcome"])) >= 1
+    assert ledger.head.size > size
+    await close_and_verify(ledger, settings)
+
+
+async def test_a_probe_finds_a_hung_disk_before_any_call_does(tmp_path: Path) -> None:
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=0.2)
+    ledger = await opened(disk, settings)
+    resumes = threading.Event()
+    disk.before["BEGIN"] = lambda: None if resumes.wait(30) else pytest.fail("never resumed")
+    orphan = asyncio.ensure_future(ledger.append("note", {}))
+    await asyncio.sleep(0)
+    assert await ledger.probe() is False
+    with pytest.raises(AuditUnavailable):
+        await orphan
+    resumes.set()
+    await until(lambda: ledger.is_writable)
+    assert await ledger.probe() is True
+    await close_and_verify(ledger, settings)
+
+
+async def test_closing_does_not_wait_for_a_hung_disk(tmp_path: Path) -> None:
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=0.2)
+    ledger = await opened(disk, settings)
+    resumes = threading.Event()
+    disk.before["COMMIT"] = lambda: None if resumes.wait(30) else pytest.fail("never resumed")
+    waiting = asyncio.ensure_future(ledger.append("note", {}))
+    await asyncio.sleep(0)
+    with anyio.fail_after(10):
+        await ledger.close()
+        with pytest.raises(AuditUnavailable):
+            await waiting
+    resumes.set()
+    await anyio.to_thread.run_sync(ledger._writer.join)
+
+
+async def test_a_full_queue_refuses_new_intents_but_not_outcomes(tmp_path: Path) -> None:
+    disk, settings = Disk(), settings_in(tmp_path, queue_limit=4)
+    ledger = await opened(disk, settings)
+    intent = await ledger.append("intent", {}, opens=True)
+    resumes = threading.Event()
+    disk.before["COMMIT"] = lambda: None if resumes.wait(30) else pytest.fail("never resumed")
+    waiting = [asyncio.ensure_future(ledger.append("note", {})) for _ in range(4)]
+    await asyncio.sleep(0)
+    with pytest.raises(AuditUnavailable, match="queue_full"):
+        await ledger.append("note", {})
+    waiting.append(asyncio.ensure_future(ledger.append("outcome", {}, closes=intent.event_id)))
+    await asyncio.sleep(0)
+    resumes.set()
+    await asyncio.gather(*waiting)
+    await close_and_verify(ledger, settings)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_file_deleted_or_replaced_is_noticed_and_never_recreated(tmp_path: Path, replaced: bool) -> None:
+    disk, settings = Disk(), settings_in(tmp_path)
+    ledger = await opened(disk, settings)
+    await ledger.append("note", {})
+    away = tmp_path / "away.sqlite"
+    settings.path.rename(away)
+    if replaced:
+        settings.path.write_bytes(away.read_bytes())
+    assert await ledger.probe() is False
+    assert not ledger.is_writable
+    with pytest.raises(AuditUnavailable, match="file_replaced"):
+        await ledger.append("note", {})
+    assert settings.path.exists() is replaced
+    away.rename(settings.path)
+    await until(lambda: ledger.is_writable)
+    await ledger.append("note", {})
+    await close_and_verify(ledger, settings)
+
+
+async def test_an_append_notices_a_deleted_file_by_itself(tmp_path: Path) -> None:
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=0.2)
+    ledger = await opened(disk, settings)
+    settings.path.unlink()
+    with pytest.raises(AuditUnavailable, match="file_replaced"):
+        await ledger.append("note", {})
+    await ledger.close()
+    assert not settings.path.exists()
+
+
+async def test_a_database_locked_by_another_process_refuses_in_time(tmp_path: Path) -> None:
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=0.3)
+    ledger = await opened(disk, settings)
+    with closing(sqlite3.connect(settings.path, isolation_level=None)) as intruder:
+        intruder.execute("BEGIN IMMEDIATE")
+        with anyio.fail_after(10), pytest.raises(AuditUnavailable) as refusal:
+            await ledger.append("note", {})
+        assert refusal.value.reason in {"locked", "stalled"}
+        intruder.execute("ROLLBACK")
+    await until(lambda: ledger.is_writable)
+    await close_and_verify(ledger, settings)
+
+
+async def test_a_head_moved_by_another_writer_fences_this_one(tmp_path: Path) -> None:
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=0.3)
+    ledger = await opened(disk, settings)
+    with closing(sqlite3.connect(settings.path)) as intruder, intruder:
+        intruder.execute("UPDATE head SET size = size + 1")
+    with pytest.raises(AuditUnavailable):
+        await ledger.append("note", {})
+    await until(lambda: ledger.trouble == "fenced")
+    await ledger.close()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_refuses_to_open(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(AuditUnavailable, match="read_only"):
+        asyncio.run(opened(Disk(), settings_in(tmp_path)))
+    tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("step", ["connect", "PRAGMA journal_mode", "SELECT count", "CREATE TABLE", "INSERT", "COMMIT"])
+async def test_a_disk_that_fails_while_opening_is_a_refusal_and_opening_again_works(tmp_path: Path, step: str) -> None:
+    disk, settings = Disk(), settings_in(tmp_path)
+    disk.before[step] = failing("SQLITE_FULL", sqlite3.SQLITE_FULL)
+    with pytest.raises(AuditUnavailable):
+        await opened(disk, settings)
+    disk.heal()
+    ledger = await opened(disk, settings)
+    await ledger.append("note", {})
+    await close_and_verify(ledger, settings)
+
+
+LIMITED = """
+import asyncio, resource, sys
+from pathlib import Path
+from audit import AuditSettings, AuditUnavailable, SqliteLedger
+
+async def main(folder):
+    settings = AuditSettings(path=folder / "ledger.sqlite", signing_key=folder / "signing.key",
+                             origin="test.local/audit", retry_ms=10)
+    ledger = SqliteLedger(settings)
+    await ledger.open()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+    acknowledged = 0
+    try:
+        while True:
+            await ledger.append("note", {"text": "x" * 3000})
+            acknowledged += 1
+    except AuditUnavailable as refusal:
+        print(acknowledged, refusal.reason)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    async with asyncio.timeout(20):
+        while not ledger.is_writable:
+            await asyncio.sleep(0.01)
+    receipt = await ledger.append("note", {})
+    await ledger.close()
+    print(receipt.index, ledger.verifier_key)
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def test_a_file_that_may_not_grow_refuses_and_resumes(tmp_path: Path) -> None:
+    """The kernel itself refuses the write (RLIMIT_FSIZE), in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    acknowledged, reason, index, key = done.stdout.split()
+    assert int(acknowledged) > 10
+    assert reason in {"disk_full", "io_error"}, os.strerror(errno.EFBIG)
+    report = verify(tmp_path / "ledger.sqlite", key)
+    assert report.is_sound, report.faults
+    assert report.kinds["note"] == int(acknowledged) + 1
+    assert report.size == int(index) + 1
