@@ -21,8 +21,7 @@ from urllib.parse import quote
 
 from controlplane.tools.strict_json import Ambiguous, parse
 
-FIRST_MODERN_REVISION = "2026-07-28"
-REVISION = re.compile(r"^\d{4}-\d{2}-\d{2}$")
+LEGACY_REVISIONS = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"})
 VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
 CAPABILITIES_KEY = "io.modelcontextprotocol/clientCapabilities"
 SENTINEL = re.compile(r"^=\?base64\?(.*)\?=$")
@@ -32,7 +31,14 @@ HEADER_MISMATCH = -32020
 
 ENVELOPE_KEYS = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
 PARAMETER_KEYS = frozenset({"name", "uri", "arguments", "_meta"})
-NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+NAMED_BY = {  # method → the parameter that Mcp-Name repeats
+    "tools/call": "name",
+    "prompts/get": "name",
+    "resources/read": "uri",
+    "tasks/get": "taskId",
+    "tasks/update": "taskId",
+    "tasks/cancel": "taskId",
+}
 METHOD_HEADER, NAME_HEADER, VERSION_HEADER = "mcp-method", "mcp-name", "mcp-protocol-version"
 ROUTING_HEADERS = frozenset({METHOD_HEADER, NAME_HEADER})
 
@@ -56,11 +62,15 @@ ACTIONS = {
 
 
 class MessageRefused(Exception):
-    """The message cannot be decided on; ``code`` is the JSON-RPC code, ``reason`` a stable word."""
+    """The message cannot be decided on; ``code`` is the JSON-RPC code, ``reason`` a stable word.
+
+    ``id`` is the message's own, as far as it could be read: an error must carry it.
+    """
 
     def __init__(self, code: int, reason: str, detail: str, status: int = HTTPStatus.BAD_REQUEST) -> None:
         super().__init__(detail)
         self.code, self.reason, self.detail, self.status = code, reason, detail, status
+        self.id: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +116,8 @@ def tool_resource(server: str, tool: str) -> str:
 
 
 def is_modern_revision(revision: str) -> bool:
-    return REVISION.match(revision) is not None and revision >= FIRST_MODERN_REVISION
+    """Every revision but the four that are known to be old: what we have not heard of is held to the stricter rules."""
+    return revision not in LEGACY_REVISIONS
 
 
 def read_message(body: bytes, headers: Mapping[str, str]) -> McpMessage:
@@ -116,25 +127,37 @@ def read_message(body: bytes, headers: Mapping[str, str]) -> McpMessage:
         MessageRefused: it is malformed, ambiguous, or its headers contradict it.
     """
     envelope = _parse(body)
+    try:
+        return _read_envelope(envelope, headers)
+    except MessageRefused as refused:
+        identity = envelope.get("id")
+        refused.id = identity if _is_id(identity) else None
+        raise
+
+
+def _read_envelope(envelope: dict[str, Any], headers: Mapping[str, str]) -> McpMessage:
     _refuse_lookalikes(envelope, ENVELOPE_KEYS)
     if envelope.get("jsonrpc") != "2.0":
         raise MessageRefused(INVALID_REQUEST, "invalid_message", "jsonrpc must be 2.0")
     if "method" not in envelope:
         return _response(envelope)
-    method, params, identity = envelope["method"], envelope.get("params", {}), envelope.get("id")
+    method, params = envelope["method"], envelope.get("params", {})
     if not isinstance(method, str) or not method or not isinstance(params, dict):
         raise MessageRefused(INVALID_REQUEST, "invalid_message", "method must be a string and params an object")
-    if "id" in envelope and (not isinstance(identity, str | int) or isinstance(identity, bool)):
+    if "id" in envelope and not _is_id(envelope["id"]):
         raise MessageRefused(INVALID_REQUEST, "invalid_message", "id must be a string or an integer")
     _refuse_lookalikes(params, PARAMETER_KEYS)
-    message = McpMessage(
-        method=method, id=identity, params=params, is_modern=_is_modern(params, headers.get(VERSION_HEADER, ""))
-    )
-    if message.is_modern:
+    is_modern = _is_modern(params, headers.get(VERSION_HEADER))
+    message = McpMessage(method=method, id=envelope.get("id"), params=params, is_modern=is_modern)
+    if is_modern:
         _check_modern_envelope(message, headers)
     if method == "tools/call":
         _check_tool_call(params)
     return message
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def _parse(body: bytes) -> dict[str, Any]:
@@ -163,10 +186,10 @@ def _response(envelope: Mapping[str, Any]) -> McpMessage:
     return McpMessage()
 
 
-def _is_modern(params: Mapping[str, Any], version_header: str) -> bool:
+def _is_modern(params: Mapping[str, Any], version_header: str | None) -> bool:
     meta = params.get("_meta")
     claimed = meta.get(VERSION_KEY) if isinstance(meta, dict) else None
-    return is_modern_revision(version_header) or (isinstance(claimed, str) and is_modern_revision(claimed))
+    return any(is_modern_revision(str(named)) for named in (version_header, claimed) if named is not None)
 
 
 def _check_modern_envelope(message: McpMessage, headers: Mapping[str, str]) -> None:

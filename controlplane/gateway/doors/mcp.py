@@ -88,7 +88,7 @@ class McpDoor:
             body = await request.body()
             message = read_message(body, request.headers) if request.method == "POST" else _without_body(request, body)
         except MessageRefused as refused:
-            request.state.mcp_code = refused.code
+            request.state.mcp_refused = refused
             raise BadRequest(refused.reason, refused.detail, refused.status) from refused
         request.state.mcp_message = message
         server = quote(request.path_params["server"], safe="")
@@ -205,9 +205,11 @@ def denied_result(problem: Problem, message: McpMessage) -> dict[str, Any]:
 
 def _error(request: Request, problem: Problem, message: McpMessage | None, status: int) -> Response:
     """A JSON-RPC error; without an id where the message had none or could not be read."""
-    code = getattr(request.state, "mcp_code", None) or _status(problem) * 1000 + 1
+    refused: MessageRefused | None = getattr(request.state, "mcp_refused", None)
+    identity = message.id if message else refused.id if refused else None
+    code = refused.code if refused else _status(problem) * 1000 + 1
     error = {"code": code, "message": problem.detail, "data": {"reason": problem.reason, **problem.facts()}}
-    return JSONResponse({"jsonrpc": "2.0", "id": message.id if message else None, "error": error}, status)
+    return JSONResponse({"jsonrpc": "2.0", "id": identity, "error": error}, status)
 
 
 def _status(problem: Problem) -> int:

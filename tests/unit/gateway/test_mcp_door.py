@@ -257,7 +257,7 @@ async def test_headers_that_contradict_the_body_are_refused(rig: Rig, client: ht
     body = json.dumps(message("tools/call", era="modern", name="refund")).encode()
     lie = {"mcp_protocol_version": "2026-07-28", "mcp_method": "tools/call", "mcp_name": "harmless"}
     reply = await post(client, body, **lie)
-    assert (reply.status_code, reply.json()["error"]["code"]) == (400, -32020)
+    assert (reply.status_code, reply.json()["error"]["code"], reply.json()["id"]) == (400, -32020, 7)
     assert rig.server.requests == []
 
 

@@ -119,6 +119,24 @@ def test_a_modern_header_that_contradicts_the_body_is_refused(header: str, lie: 
     assert refused(body, headers).code == -32020
 
 
+@pytest.mark.parametrize("revision", ["2027-01-01", "v999.0.0", "", "2024-11-06"])
+def test_a_revision_we_have_not_heard_of_is_held_to_the_stricter_rules(revision: str) -> None:
+    assert refused(legacy("ping"), {"mcp-protocol-version": revision}).code == -32602
+
+
+def test_a_refusal_knows_whose_message_it_refuses() -> None:
+    body, headers = modern("ping")
+    assert refused(body, headers | {"mcp-method": "tools/call"}).id == 1
+    assert refused(b"{").id is None
+    assert refused(b'{"jsonrpc":"2.0","id":[1],"method":"ping"}').id is None
+
+
+def test_a_task_is_named_in_the_headers_as_in_the_body() -> None:
+    body, headers = modern("tasks/get", "t1", taskId="t1")
+    assert read_message(body, headers).action == "other"
+    assert refused(body, headers | {"mcp-name": "t2"}).code == -32020
+
+
 @pytest.mark.parametrize("missing", list(META))
 def test_a_modern_request_without_its_meta_is_refused(missing: str) -> None:
     body, headers = modern("ping")
