@@ -12,7 +12,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -169,6 +169,7 @@ class Monitor:
     settings: MonitorSettings
     client: Client
     store: MonitorStore
+    ports_for: Callable[[WatchedModel], LoopPorts]
     undecodable: int = 0
     lost: int = 0
     cursor: int = 0
@@ -191,29 +192,14 @@ class Monitor:
 
     def _open(self, name: str, version: int) -> None:
         model, settings = self._models[name], self.settings
-        ports = LoopPorts(
-            store=self.store,
-            gateway=self.client,
-            trainer=SubprocessTrainer(model.training, settings.models_root),
-            score=savedmodel_score(model.input, model.output),
-            report=partial(self._report, model) if settings.report.enabled else None,
-            progress=lambda said: log.info("training %s: %s", name, json.dumps(dict(said))),
-        )
         self.loops[name] = open_loop(
             name,
             version,
             LoopSettings(watch=model.watch, training=model.training, promotion=model.promotion),
-            ports,
+            self.ports_for(model),
             models_root=settings.models_root,
             rows=settings.state_dir / "rows",
         )
-
-    async def _report(self, model: WatchedModel, course: Course) -> Evidence:
-        limit = self.settings.report.rows
-        reference = self.store.rows_before(model.name, course.change_row, limit)
-        _, current, _ = self.store.rows_between(model.name, course.change_row, limit=limit)
-        out = self.settings.state_dir / "reports" / f"{model.name}-{course.version}-{course.episode}"
-        return await Reporter(self.settings.report, model.feature_names).report(reference, current, out)
 
     async def turn(self) -> bool:
         """Read one page, then let every model make the moves it can; whether anything happened.
@@ -306,6 +292,31 @@ async def _wait(stop: asyncio.Event, seconds: float) -> None:
         return
 
 
+def ports_for(model: WatchedModel, settings: MonitorSettings, client: Client, store: MonitorStore) -> LoopPorts:
+    """The real parts of one model's loop: its trainer, its scorer, its reports."""
+
+    async def report(course: Course) -> Evidence:
+        limit = settings.report.rows
+        reference = store.rows_before(model.name, course.change_row, limit)
+        _, current, _ = store.rows_between(model.name, course.change_row, limit=limit)
+        out = settings.state_dir / "reports" / f"{model.name}-{course.version}-{course.episode}"
+        return await Reporter(settings.report, model.feature_names).report(reference, current, out)
+
+    return LoopPorts(
+        store=store,
+        gateway=client,
+        trainer=SubprocessTrainer(model.training, settings.models_root),
+        score=savedmodel_score(model.input, model.output),
+        report=report if settings.report.enabled else None,
+        progress=lambda said: log.info("training %s: %s", model.name, json.dumps(dict(said))),
+    )
+
+
+def monitor_of(settings: MonitorSettings, client: Client) -> Monitor:
+    store = MonitorStore(settings.state_dir / "monitor.sqlite")
+    return Monitor(settings, client, store, partial(ports_for, settings=settings, client=client, store=store))
+
+
 async def serve(settings: MonitorSettings) -> None:
     """Run until SIGTERM or SIGINT."""
     stop = asyncio.Event()
@@ -313,7 +324,7 @@ async def serve(settings: MonitorSettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     timeout = aiohttp.ClientTimeout(total=settings.timeout_s)
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        monitor = Monitor(settings, HttpClient(settings, session), MonitorStore(settings.state_dir / "monitor.sqlite"))
+        monitor = monitor_of(settings, HttpClient(settings, session))
         try:
             await monitor.run(stop)
         finally:

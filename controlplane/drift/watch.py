@@ -58,7 +58,8 @@ class Watch:
     _offered: int = 0
     _learnt: list[int] = field(default_factory=lambda: [0, 0])  # errors, rows
     _set_aside: list[str] = field(default_factory=list)
-    _quiet: int | None = None  # counted rows since the last suspicion; None without one
+    _quiet: int | None = None  # counted rows since somebody was set aside; None when nobody is
+    _doubt: int | None = None  # offered rows since then, until the suspicion has been told
 
     def __post_init__(self) -> None:
         self._window = deque(self._window, maxlen=self.settings.window_rows)
@@ -69,8 +70,27 @@ class Watch:
 
     def take(self, number: int, row: LabelledRow) -> Verdict | None:
         """Count one row. ``number`` grows from row to row; verdicts name the change by it."""
-        if not self.counts(row):
+        if row.rung != PRIMARY or row.version != self.version:
             return None
+        verdict = self._count(number, row) if self._finds_a_seat(row.principal) else None
+        return verdict or self._suspicion()
+
+    def _finds_a_seat(self, principal: str) -> bool:
+        """Whether a row of ``principal`` counts: at most so many of one principal in a block."""
+        if principal in self._set_aside:
+            return False
+        settings = self.settings
+        if self._offered >= settings.block_offered_rows or self._block.total() >= settings.block_rows:
+            self._block.clear()
+            self._offered = 0
+        self._offered += 1
+        if self._block[principal] >= settings.rows_per_principal_per_block:
+            self.skipped += 1
+            return False
+        self._block[principal] += 1
+        return True
+
+    def _count(self, number: int, row: LabelledRow) -> Verdict | None:
         if self._detector is None:
             return self._learn(row.error)
         self.last_counted = number
@@ -78,21 +98,6 @@ class Watch:
         if self._detector.update(row.error):
             return self._conclude()
         return self._calm()
-
-    def counts(self, row: LabelledRow) -> bool:
-        """Whether ``row`` speaks for this version, within its principal's share of the block. Opens a seat for it."""
-        if row.rung != PRIMARY or row.version != self.version or row.principal in self._set_aside:
-            return False
-        settings = self.settings
-        if self._offered >= settings.block_offered_rows or self._block.total() >= settings.block_rows:
-            self._block.clear()
-            self._offered = 0
-        self._offered += 1
-        if self._block[row.principal] >= settings.rows_per_principal_per_block:
-            self.skipped += 1
-            return False
-        self._block[row.principal] += 1
-        return True
 
     def _fresh(self) -> ErrorDetector:
         if self.reference is None:
@@ -108,7 +113,7 @@ class Watch:
         self._detector = self._fresh()
         return Verdict(event=Event.REFERENCE_LEARNT, evidence=self._reference_evidence())
 
-    def _conclude(self) -> Verdict:
+    def _conclude(self) -> Verdict | None:
         """The detector has crossed: does it still without the principals who show it most?"""
         detector = self._detector
         while detector is not None and detector.alarmed:
@@ -117,7 +122,17 @@ class Watch:
                 return self._degraded(detector)
             self._set_aside.append(self._loudest(detector))
             detector = self._replayed()
-        self._detector, self._quiet = detector, 0
+        self._detector, self._quiet, self._doubt = detector, 0, 0
+        return None
+
+    def _suspicion(self) -> Verdict | None:
+        """Others get a block's time to show the same; a change that all see needs no detour over a suspicion."""
+        if self._doubt is None:
+            return None
+        self._doubt += 1
+        if self._doubt < self.settings.block_rows:
+            return None
+        self._doubt = None
         return Verdict(
             event=Event.SUSPECTED,
             evidence={"detector": DETECTOR, "cause": "one_principal", "principal": self._set_aside[-1]},
@@ -168,10 +183,12 @@ class Watch:
         self._quiet += 1
         if self._quiet < self.settings.quiet_rows:
             return None
-        self._quiet = None
+        was_told, self._quiet, self._doubt = self._doubt is None, None, None
         self._set_aside.clear()
         self._window.clear()
         self._detector = self._fresh()
+        if not was_told:
+            return None
         return Verdict(event=Event.QUIET, evidence={"detector": DETECTOR, "quiet_rows": self.settings.quiet_rows})
 
     def _reference_evidence(self) -> dict[str, int | str]:
@@ -197,6 +214,7 @@ class Watch:
             "learnt": list(self._learnt),
             "set_aside": list(self._set_aside),
             "quiet": self._quiet,
+            "doubt": self._doubt,
         }
 
 
@@ -214,4 +232,5 @@ def resumed(snapshot: Mapping[str, Any], settings: WatchSettings, counted: Itera
         _learnt=list(snapshot["learnt"]),
         _set_aside=list(snapshot["set_aside"]),
         _quiet=snapshot["quiet"],
+        _doubt=snapshot["doubt"],
     )

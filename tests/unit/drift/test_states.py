@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from controlplane.drift.states import SERVING, TRANSITIONS, Event, IllegalTransition, Serving, State, after, is_allowed
+
+
+def test_the_thin_loop_is_a_path_through_the_table() -> None:
+    path = [Event.REFERENCE_LEARNT, Event.RISK_LEFT_BAND, Event.RETRAIN, Event.TRAINED, Event.WON, Event.SETTLED]
+    state = State.LEARNING
+    for event in path:
+        state = after(state, event)
+    assert state is State.HEALTHY
+
+
+def test_a_refused_challenger_leads_back_to_the_fallback() -> None:
+    assert after(State.SHADOW, Event.LOST) is State.ROLLED_BACK
+    assert after(State.ROLLED_BACK, Event.CHAMPION_KEPT) is State.DEGRADED
+
+
+def test_a_suspicion_never_retrains() -> None:
+    assert Event.RETRAIN not in TRANSITIONS[State.WARN]
+    assert SERVING[State.WARN] is Serving.PRIMARY
+
+
+def test_nothing_is_promoted_that_was_not_in_shadow_or_canary() -> None:
+    sources = {state for state in State if is_allowed(state, State.PROMOTED)}
+    assert sources == {State.SHADOW, State.CANARY}
+
+
+def test_what_the_table_does_not_have_raises() -> None:
+    with pytest.raises(IllegalTransition) as raised:
+        after(State.HEALTHY, Event.WON)
+    assert (raised.value.state, raised.value.event) == (State.HEALTHY, Event.WON)
