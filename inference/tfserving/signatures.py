@@ -1,0 +1,73 @@
+"""What a model takes and gives, by signature: asked of the server once for a version, since versions never change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from inference.errors import BackendError
+from inference.tfserving import wire
+from inference.tfserving.deployment import Deployment, ModelServer
+
+FETCH_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """``dtype`` is TensorFlow's code; ``shape`` has -1 for "any", and is None where the rank is unknown."""
+
+    dtype: int
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    method: str  # e.g. "tensorflow/serving/predict"
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+
+
+class DeployedSignatures:
+    """The signatures of what is deployed. Knows nothing of other models, so strangers cannot make it ask."""
+
+    def __init__(self, deployment: Deployment, server: ModelServer, timeout_s: float = FETCH_TIMEOUT_S) -> None:
+        self._deployment, self._server, self._timeout_s = deployment, server, timeout_s
+        self._known: dict[tuple[str, int], Mapping[str, Signature]] = {}
+
+    async def fetch(
+        self, model: str, version: int | None = None, label: str | None = None
+    ) -> Mapping[str, Signature] | None:
+        """None when it cannot be known now: nothing deployed under that name, or the server does not answer."""
+        try:
+            number = self._deployment.resolve(model, version, label)
+            if (model, number) not in self._known:
+                self._known[model, number] = await self._ask(model, number)
+        except (BackendError, wire.WireError):
+            return None
+        return self._known[model, number]
+
+    async def _ask(self, model: str, version: int) -> Mapping[str, Signature]:
+        request = wire.GetModelMetadataRequest(metadata_field=[wire.SIGNATURE_DEF])
+        request.model_spec.name, request.model_spec.version.value = model, version
+        answer = await self._server.call("GetModelMetadata", request.SerializeToString(), self._timeout_s)
+        return signatures_in(wire.parse(wire.GetModelMetadataResponse, answer))
+
+
+def signatures_in(response: Any) -> dict[str, Signature]:
+    """Raises ``WireError``."""
+    packed = wire.parse(wire.SignatureDefMap, response.metadata[wire.SIGNATURE_DEF].value)
+    return {
+        name: Signature(definition.method_name, _specs(definition.inputs), _specs(definition.outputs))
+        for name, definition in packed.signature_def.items()
+    }
+
+
+def _specs(tensors: Mapping[str, Any]) -> dict[str, TensorSpec]:
+    return {
+        name: TensorSpec(
+            info.dtype,
+            None if info.tensor_shape.unknown_rank else tuple(dim.size for dim in info.tensor_shape.dim),
+        )
+        for name, info in tensors.items()
+    }
