@@ -38,7 +38,7 @@ class Served:
 
 def chat(*, stream: bool = False, max_tokens: int = 4, model: str = "tiny", **more: object) -> BackendRequest:
     body = {"model": model, "messages": [{"role": "user", "content": "def hello(name):"}], "max_tokens": max_tokens}
-    body |= ({"stream": True} if stream else {}) | more
+    body |= {"temperature": 0, "ignore_eos": True} | ({"stream": True} if stream else {}) | more
     return BackendRequest(
         call_id="call-1", target=model, operation="chat", body=json.dumps(body).encode(), streams=stream
     )
@@ -73,7 +73,7 @@ class OpenAIBackendContract:
     async def test_streamed_reply_is_counted_though_nobody_asked(self, backend: VllmBackend, operation: str) -> None:
         request = chat(stream=True)
         if operation == "completions":
-            prompt = {"model": "tiny", "prompt": "import", "max_tokens": 4, "stream": True}
+            prompt = {"model": "tiny", "prompt": "import", "max_tokens": 4, "ignore_eos": True, "stream": True}
             request = replace(request, operation=operation, body=json.dumps(prompt).encode())
         reply, body = await whole(backend, request)
         *tokens, done = events_of(body)
@@ -126,7 +126,7 @@ class OpenAIBackendContract:
             await whole(backend, replace(chat(), operation="../invocations"))
 
     async def test_leaving_a_stream_stops_the_work(self, backend: VllmBackend, served: Served) -> None:
-        async with backend.send(chat(stream=True, max_tokens=900, ignore_eos=True)) as reply:
+        async with backend.send(chat(stream=True, max_tokens=900)) as reply:
             assert await anext(reply.chunks)
             assert await served.running_requests() == 1
         await stops(served)
@@ -135,7 +135,7 @@ class OpenAIBackendContract:
     async def test_cancelling_the_caller_stops_the_work(
         self, backend: VllmBackend, served: Served, stream: bool
     ) -> None:
-        call = asyncio.ensure_future(whole(backend, chat(stream=stream, max_tokens=900, ignore_eos=True)))
+        call = asyncio.ensure_future(whole(backend, chat(stream=stream, max_tokens=900)))
         await until(served, 1)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -144,7 +144,7 @@ class OpenAIBackendContract:
 
     async def test_deadline_passes_and_stops_the_work(self, backend: VllmBackend, served: Served) -> None:
         with pytest.raises(BackendTimeout) as caught:
-            await whole(backend, replace(chat(max_tokens=900, ignore_eos=True), timeout_s=0.3))
+            await whole(backend, replace(chat(max_tokens=900), timeout_s=0.3))
         assert caught.value.reason == "deadline"
         await stops(served)
 

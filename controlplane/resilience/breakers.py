@@ -1,0 +1,141 @@
+"""Every breaker of the gateway: one per target and version, made when first needed, bounded in number."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from controlplane.resilience.breaker import CircuitBreaker, State, Transition
+from controlplane.resilience.guarded import GuardedBackend
+from controlplane.resilience.settings import BreakerSettings
+from inference.backend import Backend, BackendReply, BackendRequest
+
+log = logging.getLogger(__name__)
+
+MAX_BREAKERS = 1000
+Listener = Callable[[Transition], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerStatus:
+    """A breaker as the console and the metrics show it; counts are those of its window now."""
+
+    name: str
+    state: State
+    reason: str
+    since_s: float  # monotonic
+    holds: tuple[str, ...]
+    calls: int
+    failed: int
+    slow: int
+    retry_after_s: float | None
+
+
+def breaker_name(target: str, version: int | None = None, label: str | None = None) -> str:
+    """``risk/2``, ``risk@stable``, or ``risk`` when the caller left the choice to the server."""
+    if version is not None:
+        return f"{target}/{version}"
+    return target if label is None else f"{target}@{label}"
+
+
+class Breakers:
+    """``settings_for`` gives the settings of a target; a model that chats needs others than one that predicts.
+
+    Callers invent names and versions, so the number is bounded: the closed breaker unused for longest goes first.
+    """
+
+    def __init__(
+        self,
+        settings_for: Callable[[str], BreakerSettings],
+        now: Callable[[], float],
+        *,
+        jitter: Callable[[], float] = random.random,
+        max_breakers: int = MAX_BREAKERS,
+    ) -> None:
+        self._settings_for, self._now, self._jitter, self._max = settings_for, now, jitter, max_breakers
+        self._known: OrderedDict[str, CircuitBreaker] = OrderedDict()
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> None:
+        """Tell ``listener`` of every transition. One that raises is logged and hurts neither call nor breaker."""
+        self._listeners.append(listener)
+
+    def of(self, target: str, version: int | None = None, label: str | None = None) -> CircuitBreaker:
+        return self._named(breaker_name(target, version, label), target)
+
+    def hold(self, name: str, reason: str) -> bool:
+        """Refuse every call to ``name`` (see ``breaker_name``) until ``reason`` is released."""
+        return self._named(name, target_in(name)).hold(reason, self._now())
+
+    def release(self, name: str, reason: str) -> bool:
+        """Let go of a hold; the breaker of the last one goes half open, and probes decide."""
+        breaker = self._known.get(name)
+        return breaker is not None and breaker.release(reason, self._now())
+
+    def snapshot(self) -> list[BreakerStatus]:
+        now_s = self._now()
+        return [status_of(breaker, now_s) for _, breaker in sorted(self._known.items())]
+
+    def _named(self, name: str, target: str) -> CircuitBreaker:
+        breaker = self._known.get(name)
+        if breaker is not None:
+            self._known.move_to_end(name)
+            return breaker
+        breaker = CircuitBreaker(name, self._settings_for(target), jitter=self._jitter, listener=self._announce)
+        if len(self._known) >= self._max:
+            self._evict()
+        self._known[name] = breaker
+        return breaker
+
+    def _evict(self) -> None:
+        """Forgetting an open breaker costs some failed calls, forgetting a hold would undo a verdict."""
+        for forgettable in ({State.CLOSED}, {State.HALF_OPEN, State.OPEN}):
+            for name, breaker in self._known.items():
+                if breaker.state in forgettable:
+                    del self._known[name]
+                    return
+
+    def _announce(self, transition: Transition) -> None:
+        for listener in self._listeners:
+            try:
+                listener(transition)
+            except Exception:
+                log.exception("a listener to breaker transitions failed")
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedByVersion:
+    """A backend that serves many models, each version behind its own breaker."""
+
+    inner: Backend
+    breakers: Breakers
+    now: Callable[[], float]
+
+    def send(self, request: BackendRequest) -> AbstractAsyncContextManager[BackendReply]:
+        breaker = self.breakers.of(request.target, request.version, request.label)
+        return GuardedBackend(self.inner, breaker, self.now).send(request)
+
+
+def target_in(name: str) -> str:
+    """The target of a breaker's name. Model names may contain slashes; a version is a number."""
+    target, _, version = name.rpartition("/")
+    return target if target and version.isdigit() else name.partition("@")[0]
+
+
+def status_of(breaker: CircuitBreaker, now_s: float) -> BreakerStatus:
+    calls, failed, slow = breaker.counts(now_s)
+    return BreakerStatus(
+        name=breaker.name,
+        state=breaker.state,
+        reason=breaker.reason,
+        since_s=breaker.since_s,
+        holds=breaker.holds,
+        calls=calls,
+        failed=failed,
+        slow=slow,
+        retry_after_s=breaker.retry_after_s(now_s),
+    )
