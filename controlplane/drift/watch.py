@@ -70,10 +70,15 @@ class Watch:
 
     def take(self, number: int, row: LabelledRow) -> Verdict | None:
         """Count one row. ``number`` grows from row to row; verdicts name the change by it."""
-        if row.rung != PRIMARY or row.version != self.version:
+        if row.rung != PRIMARY or row.version != self.version or self.has_fallen:
             return None
         verdict = self._count(number, row) if self._finds_a_seat(row.principal) else None
         return verdict or self._suspicion()
+
+    @property
+    def has_fallen(self) -> bool:
+        """The verdict on this version's risk has been given; it is given once."""
+        return self._detector is not None and self._detector.alarmed
 
     def _finds_a_seat(self, principal: str) -> bool:
         """Whether a row of ``principal`` counts: at most so many of one principal in a block."""

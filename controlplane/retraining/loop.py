@@ -96,7 +96,7 @@ class ModelLoop:
     def take(self, row: LabelledRow) -> None:
         """Keep and count one labelled row. Call within the store's transaction and ``keep`` before its end."""
         number = self.ports.store.keep_labelled(row)
-        if number is None or self.course.state not in WATCHED or self._has_fallen():
+        if number is None or self.course.state not in WATCHED:
             return
         verdict = self.watch.take(number, row)
         if self.watch.last_counted == number:
@@ -108,9 +108,6 @@ class ModelLoop:
         self.course.verdicts.append(
             {"event": str(verdict.event), "evidence": dict(verdict.evidence), "change_row": verdict.change_row}
         )
-
-    def _has_fallen(self) -> bool:
-        return any(verdict["event"] == Event.RISK_LEFT_BAND for verdict in self.course.verdicts)
 
     def keep(self) -> None:
         """Write the course down; within the store's transaction."""
@@ -167,6 +164,8 @@ class ModelLoop:
             self.watch = Watch(course.version, self.settings.watch, reference)
         elif state is State.HEALTHY and source in (State.PROMOTED, State.DEGRADED):
             course.episode, course.attempt, course.gate, course.report = course.episode + 1, 0, None, None
+            if source is State.DEGRADED:  # a human says that it is good: the same reference, a fresh detector
+                self.watch = Watch(course.version, self.settings.watch, self.watch.reference)
 
     def _decide(self) -> bool:
         """Fix the next move if there is one."""

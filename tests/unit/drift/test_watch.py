@@ -56,6 +56,11 @@ def test_a_change_shown_by_many_is_a_verdict_with_its_evidence() -> None:
     assert all(isinstance(value, int | str) for value in verdict.evidence.values())
 
 
+def test_the_verdict_is_given_once() -> None:
+    found = verdicts(Watch(1, KNOWN), stream(lambda number, _: 0.10 if number <= CHANGE else 0.40, CHANGE + 2_000))
+    assert [verdict.event for _, verdict in found] == [Event.RISK_LEFT_BAND]
+
+
 def test_one_poisoned_principal_makes_a_suspicion_and_not_a_verdict() -> None:
     found = verdicts(
         Watch(1, KNOWN),

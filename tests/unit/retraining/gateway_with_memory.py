@@ -1,0 +1,98 @@
+"""A gateway that remembers: it hands out observations and keeps a ledger of the moves it was asked for."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlplane.drift.ring import ObservationRing
+from controlplane.drift.states import SERVING, Serving, State, is_allowed
+from controlplane.monitor import Page
+from inference.tfserving.predict import encode_predict
+from inference.tfserving.tensors import write
+from inference.tfserving.wire import PredictResponse
+
+
+class Killed(BaseException):
+    """kill -9: nothing that runs afterwards belongs to the same process."""
+
+
+def predict_reply(classes: NDArray[np.int64]) -> bytes:
+    reply = PredictResponse()
+    write(np.eye(2, dtype=np.float32)[classes], reply.outputs["probabilities"])
+    return bytes(reply.SerializeToString())
+
+
+@dataclass
+class RememberingGateway:
+    """Idempotent by key, as the real one must be; says at once when a move is lost, repeated or out of order."""
+
+    version: int = 1
+    state: State = State.LEARNING
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+    ring: ObservationRing[dict[str, Any]] = field(default_factory=lambda: ObservationRing(1_000_000))
+    boot: str = "first"
+    kill_before: int | None = None  # ask number at which the monitor dies before it is recorded
+    kill_after: int | None = None  # or after it is recorded, before the monitor learns of it
+    asks: int = 0
+    calls: int = 0
+
+    @property
+    def serves_fallback(self) -> bool:
+        return SERVING[self.state] is Serving.FALLBACK
+
+    def answered(self, inputs: NDArray[np.float64], classes: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
+        """One call of the next agent, answered by whoever serves now, with its labels."""
+        self.calls += 1
+        call_id = f"call-{self.calls}"
+        self.ring.append(
+            {
+                "kind": "prediction",
+                "call_id": call_id,
+                "at_ms": self.calls,
+                "model": "risk",
+                "version": self.version,
+                "principal": f"agent-{self.calls % 15}",
+                "rung": "lighter" if self.serves_fallback else "primary",
+                "request": base64.b64encode(encode_predict("risk", {"x": inputs.astype(np.float32)})).decode(),
+                "reply": base64.b64encode(predict_reply(classes)).decode(),
+            }
+        )
+        for row, label in enumerate(labels.tolist()):
+            self.ring.append({"kind": "label", "call_id": call_id, "row": row, "label": label})
+
+    async def observations(self, after: int, limit: int) -> Page:
+        found, lost = self.ring.after(after, limit)
+        return Page([item | {"seq": seq} for seq, item in found], found[-1][0] if found else after, lost, self.boot)
+
+    async def ask(self, model: str, move: Mapping[str, Any]) -> None:
+        self.asks += 1
+        if self.asks == self.kill_before:
+            raise Killed
+        self._record(model, dict(move))
+        if self.asks == self.kill_after:
+            raise Killed
+
+    def _record(self, model: str, move: dict[str, Any]) -> None:
+        assert model == "risk"
+        for known in self.ledger:
+            if known["key"] == move["key"]:
+                assert known == move, "the same key with other words"
+                return
+        assert move["from"] == self.state, "a move is missing or repeated"
+        assert is_allowed(State(move["from"]), State(move["to"]))
+        assert move["version"] == self.version
+        assert all(isinstance(value, int | str) for value in move["evidence"].values())
+        self.ledger.append(move)
+        self.state = State(move["to"])
+        if self.state is State.PROMOTED:
+            self.version = move["new_version"]
+
+    @property
+    def path(self) -> list[tuple[str, int, int | None]]:
+        return [(move["to"], move["version"], move.get("new_version")) for move in self.ledger]
