@@ -41,6 +41,7 @@ from audit.errors import (
     RecordRefused,
 )
 from audit.keys import load_signer
+from audit.merkle import EMPTY_ROOT
 from audit.reader import LedgerReader
 from audit.settings import AuditSettings
 from audit.store.sqlite import Connect, SqliteStore, reason_of
@@ -61,6 +62,7 @@ class SqliteLedger:
         self._store = SqliteStore(settings.path, busy_s=settings.stall_limit_s / 2, connect=connect)
         self._reader = LedgerReader(settings.path)
         self._trouble: str | None = "closed"
+        self._head = LedgerHead(0, EMPTY_ROOT, "")
         self._waiting: deque[Pending] = deque()
         self._open: dict[str, int] = {}
         self._owed: deque[Pending] = deque()

@@ -24,6 +24,7 @@ from audit import AuditSettings, AuditUnavailable, IntentNotOpen, LedgerReader, 
 from audit.verify import verify
 
 LONG = "x" * 3000
+SHORT_S = 1.0  # a stall limit short enough to wait for, long enough for a busy machine's honest fsync
 STEPS = ("BEGIN", "INSERT INTO log", "INSERT INTO open_intent", "DELETE FROM open_intent", "UPDATE head", "COMMIT")
 
 
@@ -171,7 +172,7 @@ async def test_a_commit_that_succeeded_but_said_it_failed_is_acknowledged(tmp_pa
 
 async def test_while_the_head_cannot_be_read_the_caller_is_refused_and_its_intent_closed_later(tmp_path: Path) -> None:
     """The commit happened, nobody could know: the caller hears no, and the ledger does not leave the intent open."""
-    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=0.2)
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
     ledger = await opened(disk, settings)
     disk.after["COMMIT"] = failing("SQLITE_IOERR", sqlite3.SQLITE_IOERR)
     disk.before["SELECT size"] = failing("SQLITE_IOERR", sqlite3.SQLITE_IOERR)
@@ -249,12 +250,12 @@ async def fill(ledger: SqliteLedger) -> list[LedgerReceipt]:
 
 
 async def test_a_hung_disk_refuses_within_the_stall_limit_and_everybody(tmp_path: Path) -> None:
-    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=0.3)
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
     ledger = await opened(disk, settings)
     size = ledger.head.size
     resumes = threading.Event()
-    disk.before["COMMIT"] = lambda: None if resumes.wait(30) else pytest.fail("never resumed")
-    with anyio.fail_after(10):  # a hang would be thirty seconds
+    disk.before["COMMIT"] = lambda: None if resumes.wait(60) else pytest.fail("never resumed")
+    with anyio.fail_after(30):  # a hang would be a minute
         results = await asyncio.gather(
             *(ledger.append("intent", {}, opens=True) for _ in range(20)), return_exceptions=True
         )
@@ -272,10 +273,10 @@ async def test_a_hung_disk_refuses_within_the_stall_limit_and_everybody(tmp_path
 
 
 async def test_a_probe_finds_a_hung_disk_before_any_call_does(tmp_path: Path) -> None:
-    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=0.2)
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
     ledger = await opened(disk, settings)
     resumes = threading.Event()
-    disk.before["BEGIN"] = lambda: None if resumes.wait(30) else pytest.fail("never resumed")
+    disk.before["BEGIN"] = lambda: None if resumes.wait(60) else pytest.fail("never resumed")
     orphan = asyncio.ensure_future(ledger.append("note", {}))
     await asyncio.sleep(0)
     assert await ledger.probe() is False
@@ -288,13 +289,13 @@ async def test_a_probe_finds_a_hung_disk_before_any_call_does(tmp_path: Path) ->
 
 
 async def test_closing_does_not_wait_for_a_hung_disk(tmp_path: Path) -> None:
-    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=0.2)
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
     ledger = await opened(disk, settings)
     resumes = threading.Event()
-    disk.before["COMMIT"] = lambda: None if resumes.wait(30) else pytest.fail("never resumed")
+    disk.before["COMMIT"] = lambda: None if resumes.wait(60) else pytest.fail("never resumed")
     waiting = asyncio.ensure_future(ledger.append("note", {}))
     await asyncio.sleep(0)
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         await ledger.close()
         with pytest.raises(AuditUnavailable):
             await waiting
@@ -307,7 +308,7 @@ async def test_a_full_queue_refuses_new_intents_but_not_outcomes(tmp_path: Path)
     ledger = await opened(disk, settings)
     intent = await ledger.append("intent", {}, opens=True)
     resumes = threading.Event()
-    disk.before["COMMIT"] = lambda: None if resumes.wait(30) else pytest.fail("never resumed")
+    disk.before["COMMIT"] = lambda: None if resumes.wait(60) else pytest.fail("never resumed")
     waiting = [asyncio.ensure_future(ledger.append("note", {})) for _ in range(4)]
     await asyncio.sleep(0)
     with pytest.raises(AuditUnavailable, match="queue_full"):
@@ -340,7 +341,7 @@ async def test_a_file_deleted_or_replaced_is_noticed_and_never_recreated(tmp_pat
 
 
 async def test_an_append_notices_a_deleted_file_by_itself(tmp_path: Path) -> None:
-    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=0.2)
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
     ledger = await opened(disk, settings)
     settings.path.unlink()
     with pytest.raises(AuditUnavailable, match="file_replaced"):
@@ -350,11 +351,11 @@ async def test_an_append_notices_a_deleted_file_by_itself(tmp_path: Path) -> Non
 
 
 async def test_a_database_locked_by_another_process_refuses_in_time(tmp_path: Path) -> None:
-    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=0.3)
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
     ledger = await opened(disk, settings)
     with closing(sqlite3.connect(settings.path, isolation_level=None)) as intruder:
         intruder.execute("BEGIN IMMEDIATE")
-        with anyio.fail_after(10), pytest.raises(AuditUnavailable) as refusal:
+        with anyio.fail_after(30), pytest.raises(AuditUnavailable) as refusal:
             await ledger.append("note", {})
         assert refusal.value.reason in {"locked", "stalled"}
         intruder.execute("ROLLBACK")
@@ -363,7 +364,7 @@ async def test_a_database_locked_by_another_process_refuses_in_time(tmp_path: Pa
 
 
 async def test_a_head_moved_by_another_writer_fences_this_one(tmp_path: Path) -> None:
-    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=0.3)
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
     ledger = await opened(disk, settings)
     with closing(sqlite3.connect(settings.path)) as intruder, intruder:
         intruder.execute("UPDATE head SET size = size + 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import audit
 from audit import AuditSettings, LedgerReceipt, NoteRefused, SqliteLedger
 from audit.checkpoint import Signer, open_checkpoint
 from audit.entry import canonical
@@ -326,3 +328,12 @@ def dump(path: Path) -> list[tuple]:
             *connection.execute("SELECT * FROM head"),
             *connection.execute("SELECT * FROM open_intent"),
         ]
+
+
+def test_the_auditor_shares_no_code_with_the_writer() -> None:
+    """What wrote the log must not be what judges it: only pure parts and the read-only connection are shared."""
+    writing = {"audit.log", "audit.writer", "audit.keys", "audit.store", "audit.store.sqlite"}
+    for module in ("verify", "reader", "checkpoint", "merkle", "entry", "schema"):
+        tree = ast.parse(Path(audit.__file__).with_name(f"{module}.py").read_text("utf-8"))
+        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not imported & writing, module
