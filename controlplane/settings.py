@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from audit import AuditSettings
 from controlplane.identity.settings import IdentitySettings
 from controlplane.policy.settings import PolicySettings
+from controlplane.resilience.settings import BreakerSettings, FallbackSettings
 from controlplane.telemetry.settings import TelemetrySettings
 from inference.openai_http.settings import VllmSettings
 from inference.tfserving.settings import TfServingSettings
@@ -50,7 +51,7 @@ class TimeoutSettings(BaseModel, frozen=True, extra="forbid"):
     mcp_s: float = Field(300.0, gt=0, description="Longest time for one MCP exchange, seconds.")
 
 
-class TfServingBackend(TfServingSettings, frozen=True, extra="forbid"):
+class TfServingModels(TfServingSettings, frozen=True, extra="forbid"):
     kind: Literal["tfserving"]
     models: dict[str, str] = Field(
         default_factory=dict, description="Models it serves: name and base path, as the model server sees the path."
@@ -59,6 +60,9 @@ class TfServingBackend(TfServingSettings, frozen=True, extra="forbid"):
 
 class OpenAiBackend(VllmSettings, frozen=True, extra="forbid"):
     kind: Literal["openai"]
+    slow_first_token_s: float = Field(
+        5.0, gt=0, description="Seconds to the first token from which a chat counts as slow for its breaker."
+    )
 
 
 class ObservationSettings(BaseModel, frozen=True, extra="forbid"):
@@ -81,10 +85,12 @@ class Settings(BaseSettings):
     policy: PolicySettings = PolicySettings()
     audit: AuditSettings = AuditSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    breaker: BreakerSettings = BreakerSettings()
+    fallback: FallbackSettings = FallbackSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
     observations: ObservationSettings = ObservationSettings()
     registry: Path | None = Field(None, description="YAML file of tools and MCP servers; none: there are none.")
-    backends: dict[str, TfServingBackend | OpenAiBackend] = Field(
+    backends: dict[str, TfServingModels | OpenAiBackend] = Field(
         default_factory=dict, description="Model servers by the name that the policy catalogue uses."
     )
 

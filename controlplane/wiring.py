@@ -35,6 +35,7 @@ from controlplane.identity.identity import TokenIdentity
 from controlplane.identity.metadata import challenge, protected_resource_metadata
 from controlplane.limits import RateLimit
 from controlplane.policy import BundlePolicy
+from controlplane.resilience.breaker import Transition
 from controlplane.settings import Settings
 from controlplane.telemetry.metrics import Metrics
 from controlplane.tools.exchange import open_session
@@ -73,7 +74,8 @@ class ControlPlane:
             await stack.enter_async_context(self.identity)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
-            self.fleet = Fleet(self.settings, lambda: self.policy.catalogue, self.clock, self._breaker_moved)
+            self.fleet = Fleet(self.settings, lambda: self.policy.catalogue, self.clock)
+            self.fleet.breakers.listen(self._breaker_moved)
             stack.push_async_callback(self.fleet.aclose)
             self.gateway = await self._gateway(stack, tasks)
             self.app = self._application()
@@ -149,9 +151,9 @@ class ControlPlane:
             self.settings.identity, resource=f"{public}/{resource}" if resource else None
         )
 
-    def _breaker_moved(self, name: str, state: str, reason: str) -> None:
-        self.metrics.observe_breaker(upstream=name, state=state)
-        log.warning("breaker", extra={"upstream": name, "state": state, "reason": reason})
+    def _breaker_moved(self, moved: Transition) -> None:
+        self.metrics.observe_breaker(upstream=moved.name, state=moved.after.value)
+        log.warning("breaker moved", extra={"upstream": moved.name, "state": moved.after.value, "reason": moved.reason})
 
     async def _report_state(self) -> None:
         """Gauges that nobody's call moves."""

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from controlplane.calls import Obligation, RuleRef
 from controlplane.policy import documents, sources
-from controlplane.policy.catalogue import Catalogue, ModelCatalogue, ModelEntry, ToolCatalogue, ToolEntry
+from controlplane.policy.catalogue import CACHE, Catalogue, ModelCatalogue, ModelEntry, ToolCatalogue, ToolEntry
 from controlplane.policy.conditions import Condition
 from controlplane.policy.documents import BundleError, Document, Problem
 from controlplane.policy.grammar import GrammarError
@@ -144,7 +144,7 @@ class _Builder:
                 self._once(models, model.name, document.source(("models", index)))
                 models[model.name] = model
             for index, model in enumerate(model_file.models):
-                for unknown in set(model.fallback) - set(models):
+                for unknown in set(model.fallback) - set(models) - {CACHE}:
                     self._problem(document.source(("models", index)), f"fallback {unknown!r} is no model here")
         self.catalogue = Catalogue(tools, models, arguments)
 

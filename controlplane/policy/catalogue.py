@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from controlplane.policy.conditions import ArgumentTypes
 from controlplane.policy.resources import segments_of
 
+CACHE = "cache"  # a rung of the fallback ladder that is no model: the answer given before
+
 SideEffect = Literal["read", "write", "irreversible"]
 CostTier = Literal["free", "low", "medium", "high"]
 
@@ -70,7 +72,10 @@ class ModelEntry(_Entry):
     name: str = Field(pattern=r"^[A-Za-z0-9_.~@+=:-]+$")
     task: str
     backend: str
-    fallback: list[str] = Field(default_factory=list, description="Model names, the first to try first.")
+    fallback: list[str] = Field(
+        default_factory=list,
+        description="What answers in its place, the first to try first: `cache` or a model's name.",
+    )
     price: Price = Price()
 
     @property
