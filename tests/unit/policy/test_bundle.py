@@ -66,7 +66,7 @@ def test_second_rule_of_the_same_id_is_refused_and_both_places_named(folder: Fol
 def test_all_mistakes_are_told_at_once(folder: Folder) -> None:
     write_rule(folder, do="fly", when="r.sub.nope > 1", effect="allow")
     folder.edit("tenants/acme/principals.yaml", "roles: [support]", "roles: [suport]")
-    folder.edit("catalog/models.yaml", "fallback: [risk-baseline]", "fallback: [gone]")
+    folder.edit("catalog/models.yaml", "fallback: [cache, risk-baseline]", "fallback: [gone]")
     found = "\n".join(problems(folder))
     for word in ("fly", "r.sub.nope", "suport", "gone"):
         assert word in found
@@ -151,6 +151,7 @@ def test_revision_covers_every_name_and_byte(folder: Folder) -> None:
             )
         )
     assert len(seen) == 1 + 2 * len(files)
+    assert revision_of({"a": b"bc"}) != revision_of({"ab": b"c"})
     assert revision_of(dict(reversed(files.items()))) == revision_of(files)
 
 

@@ -49,6 +49,7 @@ def evaluate(text: str, given: Facts) -> Any:
         ("has(r.ctx.args.amount) && !has(r.sub.purpose)", True),
         ("true || r.sub.purpose == 'x'", True),
         ("r.ctx.door == 'r.ctx && !x'", False),
+        ("true == 1 || 1 in [true] || 0 == false", False),
     ],
 )
 def test_condition_says(text: str, expected: bool) -> None:

@@ -160,7 +160,10 @@ def test_claims_of_the_subject_say_nothing_of_its_actors(folder: Folder) -> None
     wish = ("call", "/tool/refund", {"amount": 5})
     assert ask(policy, "agent:support", *wish, claims={"risk": 1}).permits
     assert ask(policy, "agent:support", *wish).reason == "condition_error"
-    assert ask(policy, "agent:other", *wish, claims={"risk": 1}, chain=("agent:support",)).reason != "granted"
+    folder.edit("tenants/acme/principals.yaml", "roles: [analyst]", "roles: [analyst, support]")
+    assert policy.reload()
+    assert ask(policy, "agent:analyst", *wish).permits
+    assert ask(policy, "agent:analyst", *wish, claims={"risk": 1}, chain=("agent:support",)).reason == "condition_error"
 
 
 def test_claim_does_not_outweigh_the_directory_or_the_credential(folder: Folder) -> None:
@@ -234,15 +237,30 @@ def test_defect_inside_denies(folder: Folder, monkeypatch: pytest.MonkeyPatch) -
     assert not policy.could_permit(Principal(subject="user:operator", tenant="acme"), "read", "/api/calls")
 
 
-def test_no_request_is_ever_logged_even_when_logging_is_configured_later(
-    folder: Folder, caplog: pytest.LogCaptureFixture
-) -> None:
-    policy = folder.policy()
-    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, "root": {"level": "DEBUG"}})
-    caplog.set_level(logging.DEBUG)
-    ask(policy, "agent:support", "call", "/tool/refund", {"amount": 500, "account": "DE02120300000000202051"})
-    ask(policy, "agent:support", "call", "/tool/refund", {"amount": 5, "account": "DE02120300000000202051"})
-    assert caplog.records == []
+class Listener(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(record.getMessage())
+
+
+def test_no_request_is_ever_logged_even_when_logging_is_configured_later(folder: Folder) -> None:
+    """``disable_existing_loggers: False`` switches on again what casbin had switched off."""
+    policy, listener = folder.policy(), Listener()
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
+    loggers = [logging.getLogger(name) for name in ("", "casbin.enforcer", "casbin.policy", "casbin.role")]
+    for logger in loggers:
+        logger.addHandler(listener)
+    try:
+        assert logging.getLogger("casbin.enforcer").isEnabledFor(logging.WARNING)
+        ask(policy, "agent:support", "call", "/tool/refund", {"amount": 500, "account": "DE02120300000000202051"})
+        ask(policy, "agent:support", "call", "/tool/refund", {"amount": 5, "account": "DE02120300000000202051"})
+    finally:
+        for logger in loggers:
+            logger.removeHandler(listener)
+    assert listener.heard == []
 
 
 def test_lists_tell_maybe_from_never(folder: Folder) -> None:
@@ -261,7 +279,7 @@ def test_catalogue_is_typed_and_follows_the_bundle(folder: Folder) -> None:
     policy: BundlePolicy = folder.policy()
     risk, tool = policy.catalogue.model("risk"), policy.catalogue.tool("/mcp/time/something_new")
     assert risk is not None
-    assert (risk.backend, risk.fallback, risk.task) == ("tfs", ["risk-baseline"], "classification")
+    assert (risk.backend, risk.fallback, risk.task) == ("tfs", ["cache", "risk-baseline"], "classification")
     assert tool is not None
     assert tool.resource == "/mcp/time"
     assert policy.catalogue.tool("/tool/unlisted") is None
