@@ -87,7 +87,9 @@ class ModelLoop:
         if snapshot is None:
             self.watch = Watch(self.course.version, self.settings.watch)
             if self.watch.reference is not None and self.course.state is State.LEARNING:
-                self._hear(Verdict(event=Event.REFERENCE_LEARNT, evidence={"reference": "given"}))
+                errors, rows = self.watch.reference.errors, self.watch.reference.rows
+                given: Evidence = {"reference": "given", "reference_errors": errors, "reference_rows": rows}
+                self._hear(Verdict(event=Event.REFERENCE_LEARNT, evidence=given))
         else:
             first = snapshot["first_number"]
             counted = [] if first is None else self.ports.store.counted(self.course.model, snapshot["version"], first)
