@@ -7,7 +7,7 @@ fallback ladders. A model server that is down at start is told what to serve whe
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -25,6 +25,7 @@ from inference.errors import BackendError, BackendUnavailable
 from inference.tfserving.backend import TfServingBackend
 from inference.tfserving.deployment import Deployment, DeploymentError
 from inference.tfserving.settings import DeploymentSettings
+from inference.tfserving.signatures import DeployedSignatures, Signature
 from inference.tfserving.wire import State
 from inference.vllm import VllmBackend
 
@@ -44,6 +45,8 @@ class AtVersion:
         served = self.deployment.models.get(request.target)
         if served is None or not served.versions:
             return _unavailable(request.target)
+        if request.operation == "GetModelStatus":
+            return self.inner.send(request)  # a question about all versions
         version = self.deployment.resolve(request.target, request.version, request.label)
         return self.inner.send(replace(request, version=version, label=None))
 
@@ -63,13 +66,14 @@ class Fleet:
         self.deployments: dict[str, Deployment] = {}
         self._servers: dict[str, VllmBackend | TfServingBackend] = {}
         self._guarded: dict[str, Backend] = {}
+        self._signatures: dict[int, DeployedSignatures] = {}
         for name, each in settings.backends.items():
             self._add(name, each)
         self._cache = AnswerCache(settings.fallback)
         self._ladders: dict[str, FallbackLadder] = {}
         self._ladders_of: Catalogue | None = None
 
-    def names(self) -> Iterable[str]:
+    def names(self) -> Collection[str]:
         """The models that policy knows and a configured server serves."""
         return [name for name, entry in self._catalogue().models.items() if entry.backend in self._servers]
 
@@ -81,6 +85,23 @@ class Fleet:
 
     def deployment_of(self, model: str) -> Deployment | None:
         return next((each for each in self.deployments.values() if each.serves(model)), None)
+
+    def version_meant(self, model: str, version: int | None, label: str | None) -> int:
+        """The version that a call names or implies just now; 0 when it cannot be told."""
+        deployment = self.deployment_of(model)
+        try:
+            return version or (deployment.resolve(model, None, label) if deployment else 0)
+        except BackendError:
+            return 0
+
+    async def fetch(
+        self, model: str, version: int | None = None, label: str | None = None
+    ) -> Mapping[str, Signature] | None:
+        """The signatures of a deployed model; None when they cannot be known now."""
+        deployment = self.deployment_of(model)
+        if deployment is None:
+            return None
+        return await self._signatures[id(deployment)].fetch(model, version, label)
 
     async def keep_deployed(self) -> None:
         """Until cancelled: every model server serves what its deployment remembers, also after it was restarted."""
@@ -102,6 +123,7 @@ class Fleet:
         deployment = self.deployments[name] = Deployment(
             DeploymentSettings(file=file, models=each.models), server, self._clock.monotonic
         )
+        self._signatures[id(deployment)] = DeployedSignatures(deployment, server)
         guarded = GuardedByVersion(server, self.breakers, self._clock.monotonic)
         self._guarded[name] = AtVersion(guarded, deployment)
 

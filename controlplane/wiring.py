@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+import anyio.to_thread
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp
 
@@ -21,6 +22,8 @@ from controlplane.gateway.discharges import discharges
 from controlplane.gateway.dispatch import ByKind, ByName
 from controlplane.gateway.doors import openai
 from controlplane.gateway.doors.mcp import McpDispatch, McpDoor, McpDoorSettings
+from controlplane.gateway.doors.tfserving_grpc import TfServingGrpc
+from controlplane.gateway.doors.tfserving_rest import SharedModelPath, TfServingRest
 from controlplane.gateway.doors.tools import ToolsDoor
 from controlplane.gateway.edge import HttpDoor
 from controlplane.gateway.gateway import Dispatch, Gateway
@@ -34,6 +37,8 @@ from controlplane.gateway.recorder import LedgerRecorder
 from controlplane.identity.identity import TokenIdentity
 from controlplane.identity.metadata import challenge, protected_resource_metadata
 from controlplane.limits import RateLimit
+from controlplane.model_moves import ModelMoves
+from controlplane.observations import Observations
 from controlplane.policy import BundlePolicy
 from controlplane.resilience.breaker import Transition
 from controlplane.settings import Settings
@@ -77,8 +82,16 @@ class ControlPlane:
             self.fleet = Fleet(self.settings, lambda: self.policy.catalogue, self.clock)
             self.fleet.breakers.listen(self._breaker_moved)
             stack.push_async_callback(self.fleet.aclose)
+            self.moves = ModelMoves(self.ledger, self.fleet, self.metrics)
+            await anyio.to_thread.run_sync(self.moves.resume)
+            self.observations = Observations(
+                self.settings.observations.capacity,
+                lambda call: self.fleet.version_meant(call.resource.rpartition("/")[2], call.version, call.label),
+                self.clock.wall,
+            )
             self.gateway = await self._gateway(stack, tasks)
             self.app = self._application()
+            self.grpc_port = await self._grpc(stack)
             tasks.start_soon(self.policy.watch)
             tasks.start_soon(self.fleet.keep_deployed)
             tasks.start_soon(self._report_state)
@@ -108,7 +121,7 @@ class ControlPlane:
             obligations=self.obligations,
             ledger=recorder,
             backends=ByKind(await self._dispatches(stack, tasks)),
-            observer=Observers([Meter(self.metrics)]),
+            observer=Observers([Meter(self.metrics), self.observations]),
             wall_clock=self.clock.wall,
             monotonic=self.clock.monotonic,
         )
@@ -128,9 +141,28 @@ class ControlPlane:
             "mcp": McpDispatch(mcp, self.mcp_settings, self.clock.wall),
         }
 
+    async def _grpc(self, stack: AsyncExitStack) -> int:
+        server = self.settings.server
+        door = TfServingGrpc(
+            self.gateway,
+            self._unauthenticated,
+            host=server.host,
+            port=server.grpc_port,
+            body_limit_bytes=server.body_limit_bytes,
+        )
+        port = await door.start()
+        stack.push_async_callback(door.stop, server.drain_s)
+        return port
+
+    def _unauthenticated(self, _door: str, reason: str) -> None:
+        self.metrics.observe_unauthenticated(reason)
+
     def doors(self) -> list[HttpDoor]:
         visible = self.policy.could_permit
-        return [*openai.doors(visible), McpDoor(self.mcp_settings, visible), ToolsDoor()]
+        tfserving = TfServingRest(self.fleet)
+        shared = SharedModelPath(tfserving, openai.ModelDoor(), lambda name: self.fleet.deployment_of(name) is not None)
+        mcp = McpDoor(self.mcp_settings, visible)
+        return [*openai.doors(visible), mcp, ToolsDoor(), tfserving, shared]
 
     def _application(self) -> ASGIApp:
         identity = self.settings.identity
@@ -139,7 +171,7 @@ class ControlPlane:
                 self.doors(),
                 self.gateway,
                 lambda problem: challenge(identity, problem.reason),
-                lambda _door, reason: self.metrics.observe_unauthenticated(reason),
+                self._unauthenticated,
             ),
             *health.routes(self.faults, self._metadata),
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from controlplane.gateway.gateway import Admission
@@ -16,15 +16,17 @@ class ModelDispatch:
     """``ladder_of`` gives the backend for a model by name, None for one that is in no catalogue or has no server."""
 
     def __init__(
-        self, names: Callable[[], Iterable[str]], ladder_of: Callable[[str], Backend | None], timeout_s: float
+        self, names: Callable[[], Collection[str]], ladder_of: Callable[[str], Backend | None], timeout_s: float
     ) -> None:
         self.names, self.ladder_of, self.timeout_s = names, ladder_of, timeout_s
 
     def send(self, admission: Admission) -> AbstractAsyncContextManager[BackendReply]:
         call = admission.call
         if call.resource == LIST:
-            return self._list()
+            return _catalogue(sorted(self.names()))
         name = call.resource.removeprefix(LIST + "/")
+        if call.operation == "model" and name in self.names():
+            return _catalogue([name])
         ladder = self.ladder_of(name)
         if ladder is None:
             raise BackendRejected("not_found", f"no model {name} is served here")
@@ -43,11 +45,12 @@ class ModelDispatch:
             )
         )
 
-    @asynccontextmanager
-    async def _list(self) -> AsyncGenerator[BackendReply]:
-        """The names in the catalogue, one a line; the door leaves out what the caller may not call."""
 
-        async def names() -> AsyncGenerator[bytes]:
-            yield "\n".join(sorted(self.names())).encode()
+@asynccontextmanager
+async def _catalogue(names: Sequence[str]) -> AsyncGenerator[BackendReply]:
+    """Names, one a line; the door leaves out what the caller may not call and finds the protocol's words."""
 
-        yield BackendReply(200, (), names(), served_by="catalogue")
+    async def lines() -> AsyncGenerator[bytes]:
+        yield "\n".join(names).encode()
+
+    yield BackendReply(200, (), lines(), served_by="catalogue")

@@ -7,7 +7,9 @@ and 5xx on its own, and repeating a refusal helps nobody.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -15,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from controlplane.calls import Call, Principal, new_call_id
+from controlplane.gateway.edge import HttpDoor
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.problems import BadRequest, Problem
 from inference.backend import BackendReply
@@ -22,6 +25,7 @@ from inference.backend import BackendReply
 FORWARDED = ("accept", "content-type", "x-stainless-retry-count", "user-agent")
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 NO_RETRY_BELOW = 500
+JSON = (("content-type", "application/json"),)
 
 
 class ChatFields(msgspec.Struct):
@@ -106,15 +110,13 @@ class ModelListDoor:
         """The catalogue as JSON lines of names, thinned out to what ``principal`` may call."""
         chunks = reply.chunks
 
-        async def listed() -> Any:
-            names = b"".join([chunk async for chunk in chunks]).decode().splitlines()
+        async def listed() -> AsyncGenerator[bytes]:
+            async with aclosing(chunks):
+                names = b"".join([chunk async for chunk in chunks]).decode().splitlines()
             may = [name for name in names if self.visible(admission.principal, "infer", f"/model/{name}")]
-            models = [{"id": name, "object": "model", "created": 0, "owned_by": "controlplane"} for name in may]
-            yield json.dumps({"object": "list", "data": models}).encode()
+            yield json.dumps({"object": "list", "data": [model_object(name) for name in may]}).encode()
 
-        return BackendReply(
-            status=200, headers=(("content-type", "application/json"),), chunks=listed(), served_by=reply.served_by
-        )
+        return replace(reply, headers=JSON, chunks=listed())
 
     def refusal(self, request: Request, problem: Problem) -> Response:  # noqa: ARG002  protocol
         return JSONResponse(error_body(problem), problem.status, headers={"x-should-retry": "false"})
@@ -123,13 +125,50 @@ class ModelListDoor:
         return b""
 
 
-def doors(visible: Callable[[Principal, str, str], bool]) -> list[OpenAIDoor | ModelListDoor]:
+class ModelDoor:
+    """``GET /v1/models/{model}``: one entry of the list, for a principal who may read it."""
+
+    name = "openai.model"
+    paths: Sequence[tuple[str, str]] = [("GET", "/v1/models/{model}")]
+
+    async def read_call(self, request: Request) -> Call:
+        return Call(
+            id=new_call_id(),
+            door=self.name,
+            action="read",
+            resource=f"/model/{request.path_params['model']}",
+            operation="model",
+            traceparent=request.headers.get("traceparent", ""),
+        )
+
+    def translate(self, admission: Admission, reply: BackendReply) -> BackendReply:  # noqa: ARG002  protocol
+        chunks = reply.chunks
+
+        async def described() -> AsyncGenerator[bytes]:
+            async with aclosing(chunks):
+                name = b"".join([chunk async for chunk in chunks]).decode()
+            yield json.dumps(model_object(name)).encode()
+
+        return replace(reply, headers=JSON, chunks=described())
+
+    def refusal(self, request: Request, problem: Problem) -> Response:  # noqa: ARG002  protocol
+        return JSONResponse(error_body(problem), problem.status, headers={"x-should-retry": "false"})
+
+    def broken(self, problem: Problem) -> bytes:  # noqa: ARG002  an entry is sent whole or not at all
+        return b""
+
+
+def doors(visible: Callable[[Principal, str, str], bool]) -> list[HttpDoor]:
     return [
         OpenAIDoor("chat", "/v1/chat/completions"),
         OpenAIDoor("completions", "/v1/completions"),
         OpenAIDoor("embeddings", "/v1/embeddings"),
         ModelListDoor(visible),
     ]
+
+
+def model_object(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "controlplane"}
 
 
 def error_body(problem: Problem) -> dict[str, Any]:
