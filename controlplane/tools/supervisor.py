@@ -70,6 +70,7 @@ class Supervisor:
         self._servers, self._start, self._settings = servers, start, settings
         self._monotonic, self._sleep = monotonic, sleep
         self._endpoints: dict[str, McpEndpoint | None] = {server.name: None for server in servers}
+        self._up = {server.name: asyncio.Event() for server in servers}
 
     def find(self, name: str) -> McpEndpoint | None:
         """None when the name is not ours; raises ``BackendUnavailable`` while the server is down."""
@@ -79,6 +80,11 @@ class Supervisor:
         if endpoint is None:
             raise down(name)
         return endpoint
+
+    async def all_up(self) -> None:
+        """Wait until every server runs; bound it, since a broken one never will."""
+        for up in self._up.values():
+            await up.wait()
 
     async def run(self) -> None:
         async with anyio.create_task_group() as tasks:
@@ -100,6 +106,7 @@ class Supervisor:
         try:
             async with self._start(server) as bridge:
                 self._endpoints[server.name] = bridge.endpoint
+                self._up[server.name].set()
                 log.info("MCP server is up", extra={"server": server.name})
                 status = await bridge.ended()
                 log.warning("MCP server ended", extra={"server": server.name, "exit_status": status})
@@ -107,6 +114,7 @@ class Supervisor:
             log.warning("MCP server did not start", extra={"server": server.name, "cause": str(error)})
         finally:
             self._endpoints[server.name] = None
+            self._up[server.name].clear()
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ async def main(options: argparse.Namespace) -> None:
         door = McpDoor(settings, lambda principal, action, resource: resource not in options.deny)
         app: ASGIApp = Hygiene(Starlette(routes=routes([door], gateway, lambda p: "Bearer", lambda d, r: None)))
         bridges = asyncio.create_task(supervisor.run())
+        await asyncio.wait_for(supervisor.all_up(), supervision.ready_timeout_s)
         await serve(WithToken(app) if options.shim else app)
         bridges.cancel()
         await asyncio.wait([bridges])

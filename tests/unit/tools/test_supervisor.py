@@ -37,6 +37,7 @@ class Stage:
     stopped: int = 0
     pauses: list[float] = field(default_factory=list)
     now_s: float = 0.0
+    on_pause: Callable[[], None] = lambda: None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
@@ -55,6 +56,7 @@ class Stage:
     async def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
         self.now_s += seconds
+        self.on_pause()
         await asyncio.sleep(0)
 
     async def next_life(self) -> Life:
@@ -78,6 +80,7 @@ async def test_a_running_server_has_an_endpoint_and_an_unlisted_one_has_none() -
     stage = Stage()
 
     async def story(supervisor: Supervisor) -> None:
+        await supervisor.all_up()
         life = await stage.next_life()
         assert supervisor.find("time") == life.endpoint
         assert supervisor.find("unlisted") is None
@@ -104,6 +107,23 @@ async def test_a_server_that_ends_is_started_again_and_its_old_endpoint_is_forgo
         assert supervisor.find("time") == second.endpoint != first.endpoint
 
     await during(stage, story)
+
+
+async def test_a_server_that_ended_is_down_until_it_runs_again() -> None:
+    stage, found = Stage(), []
+
+    async def story(supervisor: Supervisor) -> None:
+        def look() -> None:
+            with pytest.raises(BackendUnavailable) as caught:
+                supervisor.find("time")
+            found.append(caught.value.reason)
+
+        stage.on_pause = look
+        (await stage.next_life()).end.set()
+        await stage.next_life()
+
+    await during(stage, story)
+    assert found == ["server_down"]
 
 
 async def test_pauses_double_up_to_the_limit() -> None:

@@ -97,6 +97,18 @@ async def test_the_body_goes_out_as_it_is_with_our_credential_and_nothing_of_the
     assert not {"cookie", "user-agent"} & set(seen)
 
 
+async def test_nothing_an_upstream_says_is_remembered_for_the_next_caller(
+    upstream: Upstream, session: aiohttp.ClientSession
+) -> None:
+    upstream.answer = lambda _: web.Response(headers={"Set-Cookie": "who=alice; Path=/"})
+    named = upstream.url.replace("127.0.0.1", "localhost")  # cookies are not kept for bare addresses anyway
+    backend = HttpToolBackend([HttpTool(name="refund", url=named)], session)
+    for _ in range(2):
+        async with backend.send(call()) as reply:
+            await read(reply)
+    assert [seen.get("cookie") for _, seen, _ in upstream.requests] == [None, None]
+
+
 async def test_a_rotated_secret_is_used_at_the_next_call(
     upstream: Upstream, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
