@@ -58,7 +58,18 @@ class BreakerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.out)
     @rule(data=st.data(), verdict=VERDICTS, elapsed_s=ELAPSED_S)
     def answer(self, data: st.DataObject, verdict: Verdict, elapsed_s: float) -> None:
-        permit = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        self.finish(data.draw(st.integers(0, len(self.out) - 1)), verdict, elapsed_s)
+
+    @rule(verdicts=st.lists(st.sampled_from([Verdict.SUCCEEDED, Verdict.FAILED]), max_size=8), elapsed_s=ELAPSED_S)
+    def traffic(self, verdicts: list[Verdict], elapsed_s: float) -> None:
+        for verdict in verdicts:
+            under_way = len(self.out)
+            self.call()
+            if len(self.out) > under_way:
+                self.finish(-1, verdict, elapsed_s)
+
+    def finish(self, index: int, verdict: Verdict, elapsed_s: float) -> None:
+        permit = self.out.pop(index)
         before, moves = self.tested.state, len(self.told)
         slow, is_late = elapsed_s >= SETTINGS.slow_call_s, permit.generation != len(self.told)
         ignored = is_late or verdict is Verdict.TAUGHT_NOTHING or (verdict is Verdict.ABANDONED and not slow)
@@ -140,7 +151,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 TestBreakerMachine = BreakerMachine.TestCase
-TestBreakerMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestBreakerMachine.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
 
 
 @given(

@@ -84,6 +84,14 @@ def test_error_rate_below_the_threshold_never_opens() -> None:
     assert tested.state is State.CLOSED
 
 
+def test_exactly_half_is_enough() -> None:
+    tested = breaker()
+    calls(tested, [OK] * 11 + [FAILED] * 10, 0.0)
+    assert tested.state is State.CLOSED
+    call(tested, FAILED, 0.0)
+    assert tested.reason == "error_rate"
+
+
 def test_few_calls_prove_nothing() -> None:
     tested = breaker()
     calls(tested, [FAILED] * 19, 0.0)
@@ -137,6 +145,11 @@ def test_window_stretches_only_while_it_holds_too_few_calls() -> None:
     calls(tested, [OK] * 50, 11.0)
     assert tested.counts(11.0) == (50, 0, 0)
     assert tested.counts(30.0) == (50, 0, 0)
+    edge = breaker()
+    calls(edge, [FAILED] * 9, 0.0)
+    calls(edge, [OK] * 50, 9.9)
+    assert edge.counts(9.9).failed == 9
+    assert edge.counts(10.0).failed == 0
     quiet = breaker()
     calls(quiet, [FAILED] * 9, 0.0)
     calls(quiet, [OK] * 49, 11.0)
