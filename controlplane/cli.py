@@ -8,6 +8,7 @@ import click
 
 from audit.commands import audit
 from controlplane.identity.commands import token
+from controlplane.monitor import monitor_command
 from controlplane.policy.commands import policy
 
 CONFIG = click.option(
@@ -43,5 +44,9 @@ def gateway(config: Path) -> None:
     serve(settings)
 
 
-for command in (audit, policy, token):
+for command in (audit, monitor_command, policy, token):
     main.add_command(command)
+
+
+if __name__ == "__main__":
+    main()
