@@ -9,7 +9,7 @@ import pytest
 
 from audit.checkpoint import VerifierKey, _require_signature
 from audit.errors import NoteRefused
-from audit.merkle import EMPTY_ROOT, Frontier, consistency_proof, inclusion_proof, leaf_hash
+from audit.merkle import EMPTY_ROOT, Frontier, consistency_proof, includes, inclusion_proof, leaf_hash
 
 LEAVES = [
     leaf_hash(bytes.fromhex(text))
@@ -107,6 +107,11 @@ def test_inclusion_paths_are_those_of_certificate_transparency(index: int, size:
 @pytest.mark.parametrize(("old_size", "size", "path"), CONSISTENCY)
 def test_consistency_paths_are_those_of_certificate_transparency(old_size: int, size: int, path: list[str]) -> None:
     assert [item.hex() for item in consistency_proof(LEAVES[:size], old_size)] == path
+
+
+def test_a_root_that_is_the_leaf_itself_proves_only_a_tree_of_one() -> None:
+    assert includes(LEAVES[0], 0, 1, [], LEAVES[0])
+    assert not includes(LEAVES[0], 0, 2, [], LEAVES[0])
 
 
 # Source: package documentation of golang.org/x/mod/sumdb/note, on which C2SP signed-note is based.

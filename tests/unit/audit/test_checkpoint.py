@@ -66,6 +66,13 @@ def test_a_signed_note_that_is_no_checkpoint_is_refused() -> None:
             open_checkpoint(resigned(body.split("\n\n")[0]), SIGNER.verifier)
 
 
+def test_a_control_character_is_refused_even_under_a_good_signature() -> None:
+    body = NOTE.split("\n\n")[0] + "\nextension\x0bline\n"
+    with pytest.raises(NoteRefused, match="control"):
+        open_checkpoint(resigned(body), SIGNER.verifier)
+    assert open_checkpoint(resigned(body.replace("\x0b", " ")), SIGNER.verifier).size == 1234
+
+
 def test_another_log_with_the_same_name_is_another_log() -> None:
     other = Signer("test.local/audit", Ed25519PrivateKey.generate())
     with pytest.raises(NoteRefused, match="not signed by this key"):
