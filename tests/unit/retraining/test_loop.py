@@ -92,6 +92,7 @@ class Toy:
     path: Path
     gateway: RememberingGateway = field(default_factory=RememberingGateway)
     training: TrainingSettings = TRAINING
+    report_breaks: bool = False
     trainer: ToyTrainer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -119,6 +120,8 @@ class Toy:
         store.left = transactions
 
         async def report(course: Course) -> Evidence:
+            if self.report_breaks:
+                raise OSError("no space left")
             return {"report": "made", "report_sha256": course.model}
 
         ports = LoopPorts(
@@ -168,6 +171,24 @@ async def test_a_change_of_concept_leads_to_a_promoted_version(tmp_path: Path) -
     (job,) = toy.trainer.jobs
     assert job.parent_version == 1
     assert 140 <= toy.trainer.rows[0] < 200  # seven tenths of the changed rows, and none from before
+
+
+async def test_the_report_comes_beside_the_verdict_and_reaches_the_ledger(tmp_path: Path) -> None:
+    toy = Toy(tmp_path)
+    toy.calls(100, turned=False)
+    toy.calls(100, turned=True)
+    await live(toy)
+    assert "report" not in toy.gateway.ledger[1]["evidence"], "no verdict waits for a report"
+    assert toy.gateway.ledger[4]["evidence"]["report_sha256"] == "risk"
+
+
+async def test_a_report_that_fails_changes_nothing(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, report_breaks=True)
+    toy.calls(100, turned=False)
+    toy.calls(100, turned=True)
+    await live(toy)
+    assert toy.gateway.path == HAPPY
+    assert toy.gateway.ledger[4]["evidence"]["report"] == "failed"
 
 
 async def test_the_new_version_is_watched_with_its_own_reference(tmp_path: Path) -> None:
