@@ -245,6 +245,7 @@ async def main() -> None:
     app = mcp.streamable_http_app(event_store=replay, retry_interval=RETRY_MS)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sys.stdout.write(json.dumps({"port": listener.getsockname()[1]}) + "\n")
         sys.stdout.flush()
         serving = asyncio.create_task(server.serve([listener]))

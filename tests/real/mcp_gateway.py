@@ -106,6 +106,7 @@ async def main(options: argparse.Namespace) -> None:
 async def serve(app: ASGIApp) -> None:
     server = uvicorn.Server(uvicorn.Config(app, http="httptools", log_level="warning", timeout_graceful_shutdown=1))
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sys.stdout.write(json.dumps({"port": listener.getsockname()[1]}) + "\n")
         sys.stdout.flush()
         serving = asyncio.create_task(server.serve([listener]))

@@ -217,6 +217,8 @@ def _status(problem: Problem) -> int:
 
 
 def _without_body(request: Request, body: bytes) -> McpMessage:
+    if request.method not in {STREAM, END}:  # HEAD comes along with GET in the routing
+        raise MessageRefused(INVALID_REQUEST, "method", "MCP has no such method", HTTPStatus.METHOD_NOT_ALLOWED)
     if body:
         raise MessageRefused(INVALID_REQUEST, "unexpected_body", f"{request.method} carries no message")
     return McpMessage()

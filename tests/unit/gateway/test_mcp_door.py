@@ -281,6 +281,12 @@ async def test_pages_of_other_sites_stay_out(
     assert len(rig.server.requests) == (status == 200)
 
 
+async def test_http_methods_that_mcp_does_not_have_reach_nobody(rig: Rig, client: httpx2.AsyncClient) -> None:
+    assert [(await client.request(method, "/mcp/shop")).status_code for method in ("HEAD", "PUT")] == [405, 405]
+    assert (await client.request("DELETE", "/mcp/shop", content=b"{}")).status_code == 400
+    assert rig.server.requests == []
+
+
 LISTING = {"result": {"tools": [{"name": "refund"}, {"name": "drop", "x": 1}], "cacheScope": "public"}}
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
 
 pytest.importorskip("mcp", reason="the bridge needs the mcp extra")
 
-from controlplane.tools.stdio_bridge import Guarded, childs_params
+from controlplane.tools.stdio_bridge import Guarded, childs_params, loopback_listener
+
+
+def test_the_bridge_listens_on_loopback_alone_and_sends_small_answers_at_once() -> None:
+    with loopback_listener(0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_what_belongs_to_one_leg_stays_there_and_the_rest_goes_on() -> None:
