@@ -143,6 +143,7 @@ class VllmBackend:
         while chunk := await _read(response, limit):
             if ready := stream.feed(chunk):
                 yield ready
+            stream.check()
             limit = min(deadline, Limit(now() + stall_s, "stalled"))
         if rest := stream.end():
             yield rest
@@ -203,10 +204,13 @@ class VllmBackend:
 
 
 async def _read(response: aiohttp.ClientResponse, limit: Limit) -> bytes:
-    """What has arrived, b"" at the end."""
+    """What has arrived, b"" at the end. Sets a timer only when there is something to wait for."""
+    content = response.content
     try:
+        if (arrived := content.read_nowait()) or content.at_eof():
+            return arrived
         async with asyncio.timeout_at(limit.at_s):
-            return await response.content.readany()
+            return await content.readany()
     except TimeoutError as error:
         raise BackendTimeout(limit.reason) from error
     except CONNECTION_FAILURES as error:

@@ -22,11 +22,12 @@ class ReplyStream:
     that talks about them cannot look like these keys.
     """
 
-    __slots__ = ("_done", "_events", "_hides_usage", "_usage")
+    __slots__ = ("_done", "_events", "_fault", "_hides_usage", "_usage")
 
     def __init__(self, usage: Usage, *, hides_usage: bool, ends_with_done: bool, limit_bytes: int) -> None:
         self._usage, self._hides_usage = usage, hides_usage
         self._events, self._done = WholeEvents(limit_bytes), not ends_with_done
+        self._fault: BackendBroke | None = None
 
     def feed(self, chunk: bytes) -> bytes:
         """What may go on to the caller now, possibly b"". Raises ``BackendBroke``."""
@@ -38,7 +39,12 @@ class ReplyStream:
             self._done = True
         if b'"usage"' not in whole and b'"error"' not in whole:
             return whole
-        return b"".join([raw for raw in split_events(whole) if self._passes(raw)])
+        return self._sift(whole)
+
+    def check(self) -> None:
+        """Raises ``BackendBroke`` when the server has said that it failed. What came before that has been let out."""
+        if self._fault is not None:
+            raise self._fault
 
     def end(self) -> bytes:
         """The rest, when the server has ended the stream. SDKs take a stream without ``[DONE]`` for a whole one.
@@ -55,6 +61,15 @@ class ReplyStream:
             raise BackendBroke("truncated", "the stream ended without saying that it was done")
         return rest
 
+    def _sift(self, whole: bytes) -> bytes:
+        kept: list[bytes] = []
+        for raw in split_events(whole):
+            if self._passes(raw):
+                kept.append(raw)
+            if self._fault is not None:
+                break
+        return b"".join(kept)
+
     def _passes(self, raw: bytes) -> bool:
         event = read_event(raw)
         try:
@@ -63,15 +78,15 @@ class ReplyStream:
             return True
         if reply is None:
             return True
-        if reply.error:
-            _raise_unless_callers_fault(reply.error)
+        if reply.error and not _is_callers_fault(reply.error):
+            self._fault = BackendBroke("error_event", message_in(reply.error))
+            return False
         if reply.counted is None:
             return True
         reply.counted.note_in(self._usage)
         return not (self._hides_usage and reply.choices == [])
 
 
-def _raise_unless_callers_fault(error: object) -> None:
+def _is_callers_fault(error: object) -> bool:
     code = error.get("code") if isinstance(error, dict) else None
-    if not (isinstance(code, int) and CLIENT_ERRORS <= code < SERVER_ERRORS):
-        raise BackendBroke("error_event", message_in(error))
+    return isinstance(code, int) and CLIENT_ERRORS <= code < SERVER_ERRORS

@@ -129,6 +129,13 @@ async def error_event(fake: FakeOpenAI, request: web.Request, fields: dict) -> w
     return response
 
 
+async def error_first(fake: FakeOpenAI, request: web.Request, fields: dict) -> web.StreamResponse:
+    response = await event_stream(request)
+    await event(response, {"error": {"message": "EngineDeadError", "type": "Internal", "code": 500}})
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
 async def huge_event(fake: FakeOpenAI, request: web.Request, fields: dict) -> web.StreamResponse:
     response = await event_stream(request)
     await event(response, {"choices": [{"delta": {"content": "x" * 300_000}}]})
@@ -162,6 +169,7 @@ FAULTS: dict[str, Fault] = {
     "hang-up": hang_up,
     "no-done": no_done,
     "error-event": error_event,
+    "error-first": error_first,
     "huge-event": huge_event,
 }
 

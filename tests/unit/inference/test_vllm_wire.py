@@ -179,10 +179,12 @@ def test_forgotten_last_blank_line_is_forgiven() -> None:
     assert passing.end() == b"data: [DONE]\n"
 
 
-def test_error_event_of_the_server_is_an_error() -> None:
+def test_error_event_of_the_server_is_an_error_after_what_came_before_it() -> None:
     passing, _ = stream()
+    passing.check()
+    assert passing.feed(TOKEN + b'data: {"error":{"message":"died","code":500}}\n\n' + DONE) == TOKEN
     with pytest.raises(BackendBroke, match="died") as caught:
-        passing.feed(b'data: {"error":{"message":"died","code":500}}\n\n')
+        passing.check()
     assert caught.value.reason == "error_event"
 
 
