@@ -270,7 +270,8 @@ async def test_a_frozen_server_is_a_timeout(server: Process, backend: TfServingB
     server.process.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(BackendTimeout) as caught:
-            await sent(backend, predict(timeout_s=0.2))
+            async with asyncio.timeout(READY_WITHIN_S):  # a backend without a deadline must fail here, not hang
+                await sent(backend, predict(timeout_s=0.2))
     finally:
         server.process.send_signal(signal.SIGCONT)
     assert caught.value.reason == "deadline_exceeded"

@@ -184,8 +184,9 @@ async def test_what_is_served_is_not_changed_by_agents(rig, client: Client) -> N
 
 
 async def _until(condition: Any) -> None:
-    while not condition():  # noqa: ASYNC110  the doubles remember, they do not signal
-        await asyncio.sleep(0)
+    async with asyncio.timeout(10):  # never reached unless something is broken
+        while not condition():  # noqa: ASYNC110  the doubles remember, they do not signal
+            await asyncio.sleep(0)
 
 
 async def test_a_client_that_cancels_ends_the_call_upstream_and_the_outcome_says_so(rig, client: Client) -> None:
