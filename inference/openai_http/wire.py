@@ -30,7 +30,6 @@ OPTIONS_ASKED = frozenset({"chat", "completions"})
 ASK_FOR_USAGE = b'"stream_options":{"include_usage":true}'
 DETAIL_LIMIT = 500
 OK, REDIRECTS, CLIENT_ERRORS, SERVER_ERRORS = 200, 300, 400, 500
-UNAUTHORIZED, FORBIDDEN, TOO_MANY, BUSY = 401, 403, 429, 503
 
 
 class TokenDetails(msgspec.Struct):
