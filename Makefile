@@ -25,10 +25,10 @@ $(VENV)/installed: $(UV) requirements.lock pyproject.toml
 install: $(VENV)/installed ## create .venv with everything locked
 
 demo: install ## start everything on embedded defaults, drive it as an agent would, tell the story
-	@$(BIN)/controlplane demo
+	@$(BIN)/python -m examples.demo
 
 up: install ## the same parts, left running; prints URLs, a token and three commands to try
-	@$(BIN)/controlplane up
+	@$(BIN)/python -m examples.demo up
 
 test: install ## run the tests; absent real components are skipped and named
 	@$(BIN)/python -m pytest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -34,6 +35,7 @@ def main() -> None:
 @CONFIG
 def gateway(config: Path) -> None:
     """Serve all doors, the console and the operator API."""
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # we only ever fork to exec
     from controlplane.serve import serve  # noqa: PLC0415  the other commands need none of it
     from controlplane.settings import SettingsError, load  # noqa: PLC0415
 

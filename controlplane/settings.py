@@ -52,14 +52,14 @@ class TimeoutSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class TfServingModels(TfServingSettings, frozen=True, extra="forbid"):
-    kind: Literal["tfserving"]
+    kind: Literal["tfserving"] = Field(description="A TensorFlow Serving server, or the embedded one.")
     models: dict[str, str] = Field(
         default_factory=dict, description="Models it serves: name and base path, as the model server sees the path."
     )
 
 
 class OpenAiBackend(VllmSettings, frozen=True, extra="forbid"):
-    kind: Literal["openai"]
+    kind: Literal["openai"] = Field(description="vLLM, or any server with the OpenAI HTTP API.")
     slow_first_token_s: float = Field(
         5.0, gt=0, description="Seconds to the first token from which a chat counts as slow for its breaker."
     )

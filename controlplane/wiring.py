@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,6 +35,7 @@ from controlplane.gateway.models import ModelDispatch
 from controlplane.gateway.obligations import Obligations
 from controlplane.gateway.observers import Observers
 from controlplane.gateway.recorder import LedgerRecorder
+from controlplane.gateway.tracer import CallLog, Tracer
 from controlplane.identity.identity import TokenIdentity
 from controlplane.identity.metadata import challenge, protected_resource_metadata
 from controlplane.limits import RateLimit
@@ -43,6 +45,7 @@ from controlplane.policy import BundlePolicy
 from controlplane.resilience.breaker import Transition
 from controlplane.settings import Settings
 from controlplane.telemetry.metrics import Metrics
+from controlplane.telemetry.tracing import build_tracing
 from controlplane.tools.exchange import open_session
 from controlplane.tools.http_tool import HttpToolBackend
 from controlplane.tools.mcp_upstream import McpBackend, remote_endpoints
@@ -63,7 +66,10 @@ class ControlPlane:
         self, settings: Settings, *, clock: Clock | None = None, obligations: Obligations | None = None
     ) -> None:
         self.settings, self.clock = settings, clock or Clock()
-        self.metrics = Metrics("gateway")
+        self.metrics = Metrics("gateway", version("agent-controlplane"), settings.telemetry.label_caps)
+        self.tracing = build_tracing(
+            settings.telemetry.tracing, self.metrics, component="gateway", version=version("agent-controlplane")
+        )
         self.ledger = SqliteLedger(settings.audit)
         self.policy = BundlePolicy(settings.policy, self.clock.wall)
         self.identity = TokenIdentity(settings.identity, wall_clock=self.clock.wall)
@@ -75,6 +81,7 @@ class ControlPlane:
         async with AsyncExitStack() as stack:
             await self.ledger.open()
             stack.push_async_callback(self.ledger.close)
+            stack.push_async_callback(anyio.to_thread.run_sync, self.tracing.close)
             self.policy.load()
             await stack.enter_async_context(self.identity)
             tasks = await stack.enter_async_context(anyio.create_task_group())
@@ -120,8 +127,15 @@ class ControlPlane:
             policy=self.policy,
             obligations=self.obligations,
             ledger=recorder,
-            backends=ByKind(await self._dispatches(stack, tasks)),
-            observer=Observers([Meter(self.metrics), self.observations]),
+            backends=ByKind(await self._dispatches(stack, tasks), self.tracing.traceparent_for),
+            observer=Observers(
+                [
+                    Meter(self.metrics),
+                    self.observations,
+                    Tracer(self.tracing, self.clock.monotonic),
+                    CallLog(self.tracing),
+                ]
+            ),
             wall_clock=self.clock.wall,
             monotonic=self.clock.monotonic,
         )

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from controlplane.gateway.gateway import Admission, Dispatch
 from inference.backend import Backend, BackendReply, BackendRequest
 from inference.errors import BackendRejected
 
+TRACEPARENT = "traceparent"
+
 
 @dataclass(frozen=True, slots=True)
 class ByKind:
-    """``kinds`` maps the first segment of a resource path (``model``, ``tool``, ``mcp``) to what serves it."""
+    """``kinds`` maps the first segment of a resource path (``model``, ``tool``, ``mcp``) to what serves it.
+
+    ``traceparent_for`` (call id, what was received) gives the trace context that goes upstream, "" for none.
+    """
 
     kinds: Mapping[str, Dispatch]
+    traceparent_for: Callable[[str, str], str] = lambda _id, _received: ""
 
     def send(self, admission: Admission) -> AbstractAsyncContextManager[BackendReply]:
-        kind = admission.call.resource.removeprefix("/").partition("/")[0]
-        served = self.kinds.get(kind)
+        call = admission.call
+        served = self.kinds.get(call.resource.removeprefix("/").partition("/")[0])
         if served is None:
-            raise BackendRejected("not_found", f"nothing serves {admission.call.resource}")
+            raise BackendRejected("not_found", f"nothing serves {call.resource}")
+        parent = self.traceparent_for(call.id, call.traceparent)
+        if parent:
+            others = tuple(header for header in call.headers if header[0] != TRACEPARENT)
+            admission = replace(admission, call=replace(call, headers=(*others, (TRACEPARENT, parent))))
         return served.send(admission)
 
 

@@ -11,8 +11,10 @@ from examples.demo.stage import ROOT, Stage
 from examples.demo.terminal import Terminal
 
 
-def get(url: str, token: str = "") -> tuple[int, bytes]:
-    request = urllib.request.Request(url, headers={"authorization": f"Bearer {token}"} if token else {})
+def get(url: str, token: str = "", body: bytes | None = None) -> tuple[int, bytes]:
+    """Status (0: nobody there) and body of a GET, or of a POST when there is something to post."""
+    headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+    request = urllib.request.Request(url, body, headers | ({"authorization": f"Bearer {token}"} if token else {}))
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
             return answer.status, answer.read()
@@ -62,11 +64,18 @@ def start_all(parts: Parts, stage: Stage, terminal: Terminal) -> None:
 
 
 def start_gateway(parts: Parts, stage: Stage) -> None:
-    """Returns when it is ready and both models are deployed."""
+    """Returns when it is ready, the model is deployed and the MCP server behind it answers."""
     command = ["-m", "controlplane.cli", "gateway", "--config", str(stage.gateway_yaml)]
-    parts.start("gateway", command, lambda: get(f"{stage.url}/readyz")[0] == 200 and _serves(stage))
+    parts.start(
+        "gateway", command, lambda: get(f"{stage.url}/readyz")[0] == 200 and _serves(stage) and _tells_time(stage)
+    )
 
 
 def _serves(stage: Stage) -> bool:
     status, body = get(f"{stage.url}/v1/models/risk/metadata", stage.tokens["analyst"])
     return status == 200 and "metadata" in json.loads(body)
+
+
+def _tells_time(stage: Stage) -> bool:
+    ping = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}).encode()
+    return get(f"{stage.url}/mcp/time", stage.tokens["analyst"], ping)[0] not in (0, 503)

@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # room -> the rooms it may import; itself a
     "controlplane.console": {"controlplane.calls", "audit", "controlplane.telemetry"},
 }
 OURS = ("audit", "inference", "controlplane")
-ENTRY_POINTS = {"controlplane/__main__.py", "controlplane/cli.py"}  # who may import wiring, beside wiring itself
+ENTRY_POINTS = {"controlplane/__main__.py", "controlplane/cli.py", "controlplane/serve.py"}  # who may import wiring
 HEAVY = ("pandas", "sklearn", "evidently", "tensorflow", "torch", "vllm")  # never in the gateway's process
 
 

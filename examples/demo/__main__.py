@@ -1,0 +1,85 @@
+"""``python -m examples.demo`` tells the story and stops; ``python -m examples.demo up`` leaves everything running."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from examples.demo.cast import start_all
+from examples.demo.parts import PartFailed, Parts
+from examples.demo.stage import Stage
+from examples.demo.story import story
+from examples.demo.terminal import Terminal
+
+
+async def tell(stage: Stage, parts: Parts, terminal: Terminal) -> None:
+    async with story(stage, parts, terminal) as told:
+        await told.tell()
+
+
+def invite(stage: Stage, terminal: Terminal) -> None:
+    """What to try while everything runs."""
+    analyst, support = (f"$(cat {stage.folder / f'{who}.token'})" for who in ("analyst", "support"))
+    terminal.chapter("Everything is running")
+    terminal.say(f"console     {stage.url}/console   (sign in with the token in {stage.folder / 'operator.token'})")
+    terminal.say(f"API docs    {stage.url}/api/docs")
+    terminal.say(f"metrics     http://127.0.0.1:{stage.metrics}/metrics")
+    terminal.say(f"gRPC        127.0.0.1:{stage.grpc}   (TF Serving's PredictionService)")
+    terminal.say("Three commands to try:")
+    rows = '{"instances": [[4.6, 0, 6.5, 5.2, 0, 10.6, 1, 0, 0]]}'
+    print(f"""
+  curl {stage.url}/v1/models/risk:predict -H "authorization: Bearer {analyst}" -d '{rows}'
+
+  curl {stage.url}/tools/refund -H "authorization: Bearer {support}" \\
+    -d '{{"order": "A-20", "amount": 5000}}'
+
+  controlplane audit verify --ledger {stage.ledger} --key {stage.folder / "audit/signing.key.pub"}
+
+Stop with Ctrl-C.
+""")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__)
+    parser.add_argument("act", nargs="?", choices=["story", "up"], default="story")
+    parser.add_argument("--folder", type=Path, help="where everything is kept (story: a temporary folder)")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    terminal = Terminal()
+    kept = options.folder or (Path("var/up") if options.act == "up" else None)
+    folder = Path(tempfile.mkdtemp(prefix="controlplane-demo-")) if kept is None else kept.absolute()
+    if options.act == "up" and folder.exists():
+        shutil.rmtree(folder)
+    try:
+        return perform(options.act, folder, terminal)
+    except PartFailed as failure:
+        terminal.check(False, str(failure))
+        kept = folder  # its logs are wanted
+        return terminal.verdict()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        if kept is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def perform(act: str, folder: Path, terminal: Terminal) -> int:
+    stage = Stage(folder)
+    terminal.chapter("Setting the stage")
+    stage.set_up(terminal)
+    with Parts(folder) as parts:
+        start_all(parts, stage, terminal)
+        if act == "up":
+            invite(stage, terminal)
+            signal.pause()
+        asyncio.run(tell(stage, parts, terminal))
+    return terminal.verdict()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
