@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from controlplane.drift.reporter import Reporter
-from controlplane.drift.rows import Join, Label, Prediction
+from controlplane.drift.rows import PRIMARY, Join, Label, Prediction
 from controlplane.drift.settings import ReportSettings, WatchSettings
 from controlplane.drift.store import MonitorStore
 from controlplane.retraining.course import Course, Evidence
@@ -257,6 +257,8 @@ class Monitor:
 
     def _expect(self, prediction: Prediction) -> None:
         if prediction.model not in self.loops:
+            if prediction.rung != PRIMARY:
+                return  # a fallback's answer does not say which version is served
             self._open(prediction.model, prediction.version)
         self.store.keep_prediction(prediction)
         self._joins[prediction.model].expect(prediction)

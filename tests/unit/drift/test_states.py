@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from controlplane.drift.states import SERVING, TRANSITIONS, Event, IllegalTransition, Serving, State, after, is_allowed
@@ -32,3 +35,19 @@ def test_what_the_table_does_not_have_raises() -> None:
     with pytest.raises(IllegalTransition) as raised:
         after(State.HEALTHY, Event.WON)
     assert (raised.value.state, raised.value.event) == (State.HEALTHY, Event.WON)
+
+
+@pytest.mark.parametrize(
+    ("module", "banned"),
+    [
+        ("controlplane.drift.ring", {"numpy", "pandas", "evidently", "sqlite3"}),
+        ("controlplane.drift.states", {"numpy", "pandas", "evidently", "sqlite3"}),
+        ("controlplane.monitor", {"pandas", "evidently", "sklearn", "scipy", "tensorflow"}),
+    ],
+)
+def test_what_the_gateway_takes_from_here_is_light_and_the_monitor_loads_no_report_library(
+    module: str, banned: set[str]
+) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
+    assert not loaded & banned

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from controlplane.drift.settings import ReportSettings, WatchSettings
+from controlplane.drift.states import State
 from controlplane.drift.store import MonitorStore
 from controlplane.monitor import Monitor, MonitorSettings, WatchedModel
 from controlplane.retraining.course import Course, Evidence
@@ -380,3 +381,17 @@ async def test_what_cannot_be_understood_is_counted_and_passed_over(tmp_path: Pa
     await monitor.close()
     assert monitor.undecodable == 5
     assert (await story(tmp_path, toy))[1] == 5
+
+
+async def test_a_fallback_answer_does_not_say_which_version_to_watch(tmp_path: Path) -> None:
+    toy = Toy(tmp_path)
+    toy.gateway.state, toy.gateway.version = State.DEGRADED, 1
+    toy.calls(1, turned=False)
+    toy.gateway.state = State.LEARNING
+    monitor = toy.start()
+    await until_quiet(monitor)
+    assert monitor.loops == {}
+    toy.calls(1, turned=False)
+    await until_quiet(monitor)
+    assert monitor.loops["risk"].course.version == 1
+    await monitor.close()

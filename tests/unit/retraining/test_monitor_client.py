@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner
 
-from controlplane.monitor import HttpClient, MonitorSettings, monitor_command
+from controlplane.monitor import HttpClient, MonitorSettings, monitor_command, serve
 from controlplane.retraining.loop import GatewayUnavailable, TransitionRefused
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
@@ -106,3 +108,18 @@ def test_a_wrong_setting_refuses_to_start_and_names_itself(tmp_path: Path) -> No
     result = CliRunner().invoke(monitor_command, ["--config", str(config)])
     assert result.exit_code != 0
     assert "models.0.watch.reference_row" in result.output
+
+
+async def test_the_process_reads_until_it_is_told_to_end(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.query["after"])
+        if len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return web.json_response({"observations": [], "next": 5, "lost": 0, "boot": ""})
+
+    async with client_of(tmp_path, answer) as client:
+        settings = client._settings.model_copy(update={"state_dir": tmp_path / "state", "poll_s": 0.01})
+        await serve(settings)
+    assert asked[:2] == ["0", "5"], "the cursor moves on"
