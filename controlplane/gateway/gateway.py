@@ -135,8 +135,8 @@ class Gateway:
             async with self.backends.send(admission) as reply:
                 outcome.answers(reply)
                 released = self.obligations.release(admission.decision, admission.call, reply)
-                async with aclosing(self._chunks(released, outcome)) as chunks:
-                    yield replace(reply, chunks=chunks)
+                async with aclosing(self._chunks(released.chunks, outcome)) as chunks:
+                    yield replace(released, chunks=chunks)
         except BackendError as error:
             outcome.fails("timeout" if isinstance(error, BackendTimeout) else "error", error.reason)
             raise

@@ -47,12 +47,16 @@ class Obligations:
             return replace(decision, effect=Effect.DENY, reason="obligation_failed"), call
         return decision, shaped
 
-    def release(self, decision: Decision, call: Call, reply: BackendReply) -> AsyncGenerator[bytes]:
+    def release(self, decision: Decision, call: Call, reply: BackendReply) -> BackendReply:
+        """The reply as the agent may see it. Whoever may change the bytes leaves their number open."""
         chunks = reply.chunks
         for obligation in decision.obligations:
             if obligation.name in self.after:
                 chunks = self.after[obligation.name](call, obligation, chunks)
-        return chunks
+        if chunks is reply.chunks:
+            return reply
+        headers = tuple(header for header in reply.headers if header[0].lower() != "content-length")
+        return replace(reply, headers=headers, chunks=chunks)
 
     def _before(self, obligation: Obligation) -> Meet:
         try:

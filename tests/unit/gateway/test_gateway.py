@@ -86,6 +86,19 @@ async def test_obligation_shapes_the_call_that_goes_out(rig):
     assert rig.backend.calls[0].call.body == b"capped"
 
 
+async def test_reply_that_an_obligation_may_change_says_no_length(rig):
+    async def shout(call, obligation, chunks):
+        async for chunk in chunks:
+            yield chunk.upper() + b"!"
+
+    rig.policy.decision = replace(ALLOW, obligations=(Obligation("shout", {}),))
+    rig.obligations = Obligations({"shout": lambda principal, call, obligation: call}, {"shout": shout})
+    rig.backend.headers = (("content-length", "3"), ("x-kept", "1"))
+    async with rig.gateway.relay(await rig.admit()) as reply:
+        assert reply.headers == (("x-kept", "1"),)
+        assert [chunk async for chunk in reply.chunks] == [b"AB!", b"C!"]
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
