@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
@@ -115,14 +115,7 @@ class Deployment:
             wanted = replace(served, versions=tuple(sorted({*served.versions, version})))
             if wanted == served and version in await self._available_of(model):
                 return
-            before, after = self._models, {**self._models, model: wanted}
-            try:
-                await self._send(after)
-                await self._await_available(model, [version])
-            except (BackendError, DeploymentError, anyio.get_cancelled_exc_class()):
-                await self._restore(before)
-                raise
-            self._remember(after)
+            await self._change(model, wanted, [version])
 
     async def move_label(self, model: str, label: str, version: int) -> None:
         """Make ``label`` mean ``version``, which must be loaded. Raises ``BackendError`` or ``DeploymentError``."""
@@ -132,9 +125,7 @@ class Deployment:
                 return
             if version not in served.versions or version not in await self._available_of(model):
                 raise DeploymentError("not_available", f"version {version} of {model} is not available; load it first")
-            after = {**self._models, model: replace(served, labels={**served.labels, label: version})}
-            await self._send(after)
-            self._remember(after)
+            await self._change(model, replace(served, labels={**served.labels, label: version}))
 
     async def unload(self, model: str, version: int) -> None:
         """Stop serving ``version``. Raises ``DeploymentError`` while a label still names it."""
@@ -144,9 +135,7 @@ class Deployment:
                 raise DeploymentError("labelled", f"version {version} of {model} still has a label")
             if version in served.versions:
                 kept = tuple(number for number in served.versions if number != version)
-                after = {**self._models, model: replace(served, versions=kept)}
-                await self._send(after)
-                self._remember(after)
+                await self._change(model, replace(served, versions=kept))
 
     async def status(self) -> dict[str, tuple[VersionStatus, ...]]:
         """What the server says about each model, newest version first; () for one it does not know."""
@@ -164,9 +153,19 @@ class Deployment:
         newest = max(available)
         return replace(served, versions=(newest,), labels={self._settings.default_label: newest})
 
+    async def _change(self, model: str, wanted: Served, awaited: Iterable[int] = ()) -> None:
+        before, after = self._models, {**self._models, model: wanted}
+        try:
+            await self._send(after)
+            await self._await_available(model, awaited)
+            self._remember(after)
+        except (BackendError, DeploymentError, anyio.get_cancelled_exc_class()):
+            await self._restore(before)
+            raise
+
     async def _send(self, models: Mapping[str, Served]) -> None:
         answer = await self._server.call(wire.RELOAD, _reload_request(models), self._settings.timeout_s)
-        status = wire.parse(wire.ReloadConfigResponse, answer).status
+        status = _parsed(wire.ReloadConfigResponse, answer).status
         if status.error_code:
             raise DeploymentError("reload_refused", status.error_message)
 
@@ -209,7 +208,7 @@ class Deployment:
             if error.reason == "not_found":
                 return ()
             raise
-        told = wire.parse(wire.GetModelStatusResponse, answer).model_version_status
+        told = _parsed(wire.GetModelStatusResponse, answer).model_version_status
         return tuple(VersionStatus(one.version, _state(one.state), one.status.error_message) for one in told)
 
     def _remembered(self) -> dict[str, Served]:
@@ -227,15 +226,28 @@ class Deployment:
     def _remember(self, models: Mapping[str, Served]) -> None:
         """Durable on return: a reader sees the old file or the new one."""
         document = {name: {"versions": list(one.versions), "labels": one.labels} for name, one in models.items()}
-        file = self._settings.file
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            json.dump(document, out, indent=2, sort_keys=True)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(draft, file)  # noqa: PTH105  says that it replaces
+        try:
+            _write(self._settings.file, json.dumps(document, indent=2, sort_keys=True))
+        except OSError as error:
+            raise DeploymentError("not_remembered", f"{self._settings.file}: {error}") from error
         self._models = dict(models)
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.draft")  # one name, so that failed attempts do not pile up
+    with draft.open("w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(file)
+
+
+def _parsed(kind: Any, answer: bytes) -> Any:
+    try:
+        return wire.parse(kind, answer)
+    except wire.WireError as error:
+        raise DeploymentError("invalid_answer", str(error)) from error
 
 
 def _with_labels(models: Mapping[str, Served], available: Mapping[str, set[int]]) -> dict[str, Served]:

@@ -445,6 +445,36 @@ async def test_a_version_that_cannot_load_leaves_everything_as_it_was(
     assert (await sent(own, predict(label="stable")))[0].served_by == "risk/1"
 
 
+async def test_a_change_that_cannot_be_remembered_is_undone(
+    own: TfServingBackend, base: Path, settings: DeploymentSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = Deployment(settings, own)
+    await deployment.start()
+    publish(base, 2)
+    await deployment.load("risk", 2)
+
+    def disk_full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", disk_full)
+        with pytest.raises(DeploymentError, match="No space left") as caught:
+            await deployment.move_label("risk", "stable", 2)
+    assert caught.value.reason == "not_remembered"
+    assert deployment.resolve("risk") == Deployment(settings, own).resolve("risk") == 1
+    assert (await sent(own, predict(label="stable")))[0].served_by == "risk/1"
+
+
+async def test_an_answer_that_is_no_message_stops_a_deployment_with_a_reason(settings: DeploymentSettings) -> None:
+    class Nonsense:
+        async def call(self, operation: str, body: bytes, timeout_s: float) -> bytes:
+            return b"\xff"
+
+    with pytest.raises(DeploymentError) as caught:
+        await Deployment(settings, Nonsense()).start()
+    assert caught.value.reason == "invalid_answer"
+
+
 async def test_a_version_that_is_not_there_times_out(own: TfServingBackend, settings: DeploymentSettings) -> None:
     clock = iter(range(0, 1000, 10))
     deployment = Deployment(settings, own, monotonic=lambda: float(next(clock)))
