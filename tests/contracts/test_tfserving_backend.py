@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -484,10 +484,24 @@ async def test_a_version_that_is_not_there_times_out(own: TfServingBackend, sett
     assert caught.value.reason == "load_timeout"
 
 
+@pytest.fixture
+def start(base: Path) -> Iterator[Callable[..., Process]]:
+    """Starts embedded servers and ends each of them, however the test went."""
+    started: list[Process] = []
+
+    def start(port: int = 0) -> Process:
+        started.append(start_embedded(base, port))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()
+
+
 async def test_a_restarted_server_is_brought_back_to_what_is_remembered(
-    base: Path, settings: DeploymentSettings
+    base: Path, settings: DeploymentSettings, start: Callable[..., Process]
 ) -> None:
-    first = start_embedded(base)
+    first = start()
     backend = TfServingBackend(TfServingSettings(target=first.target))
     deployment = Deployment(settings, backend)
     await deployment.start()
@@ -496,7 +510,7 @@ async def test_a_restarted_server_is_brought_back_to_what_is_remembered(
     await deployment.move_label("risk", "canary", 2)
     first.process.kill()
     first.process.communicate(timeout=READY_WITHIN_S)
-    second = start_embedded(base, int(first.target.rpartition(":")[2]))
+    start(int(first.target.rpartition(":")[2]))
     await backend.aclose()
     again = Deployment(settings, backend)
     await again.start()
@@ -504,11 +518,12 @@ async def test_a_restarted_server_is_brought_back_to_what_is_remembered(
     assert (await sent(backend, predict(label="stable")))[0].served_by == "risk/1"
     assert (await sent(backend, predict(label="canary")))[0].served_by == "risk/2"
     await backend.aclose()
-    second.stop()
 
 
-def test_embedded_server_follows_new_versions_until_told_otherwise_and_ends_on_sigterm(base: Path) -> None:
-    started = start_embedded(base)
+def test_embedded_server_follows_new_versions_until_told_otherwise_and_ends_on_sigterm(
+    base: Path, start: Callable[..., Process]
+) -> None:
+    started = start()
     publish(base, 2)
     method = wire.METHODS["Predict"]
     with grpc.insecure_channel(started.target) as channel:
@@ -528,25 +543,21 @@ def test_embedded_server_never_imports_tensorflow(base: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_port_in_use_is_not_shared(base: Path) -> None:
-    started = start_embedded(base)
-    port = started.target.rpartition(":")[2]
+def test_a_port_in_use_is_not_shared(base: Path, start: Callable[..., Process]) -> None:
+    port = start().target.rpartition(":")[2]
     second = subprocess.run(
         [sys.executable, "-m", "inference.tfserving.server", "--model", f"risk={base}", "--port", port],
         capture_output=True,
         check=False,
         timeout=READY_WITHIN_S,
     )
-    started.stop()
     assert second.returncode != 0
 
 
-def test_tensors_are_the_same_when_called_directly(base: Path) -> None:
+def test_tensors_are_the_same_when_called_directly(base: Path, start: Callable[..., Process]) -> None:
     """The embedded server adds nothing to the numbers: bit for bit what the graph gives in this process."""
-    started = start_embedded(base)
-    with grpc.insecure_channel(started.target) as channel:
+    with grpc.insecure_channel(start().target) as channel:
         call: Any = channel.unary_unary(wire.METHODS["Predict"].path)
         answer = wire.parse(wire.PredictResponse, call(predict().body, timeout=20))
-    started.stop()
     direct = load(base / "1").run("serving_default", {"x": X})["probabilities"]
     assert tensors.read(answer.outputs["probabilities"]).tobytes() == direct.tobytes()
