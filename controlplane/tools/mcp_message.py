@@ -42,6 +42,7 @@ NAMED_BY = {  # method → the parameter that Mcp-Name repeats
 METHOD_HEADER, NAME_HEADER, VERSION_HEADER = "mcp-method", "mcp-name", "mcp-protocol-version"
 ROUTING_HEADERS = frozenset({METHOD_HEADER, NAME_HEADER})
 
+UNHEARD_OF = "write"
 ACTIONS = {
     "tools/call": "call",
     "tools/list": "list",
@@ -86,12 +87,12 @@ class McpMessage:
     def action(self) -> str:
         """What policy is asked for.
 
-        A method that we have never heard of (extensions, ``tasks/*``) is ``other``: it may do anything, so it must not
-        ride on the right to connect. Nobody has it unless a policy grants ``other`` on that server by name.
+        A method that we have never heard of (extensions, ``tasks/*``) is ``write`` on the server: it may do anything,
+        so it must not ride on the right to connect, nor on a tool's. Denied unless a policy grants just that.
         """
         if not self.method or self.method.startswith("notifications/"):
             return "connect"
-        return ACTIONS.get(self.method, "other")
+        return ACTIONS.get(self.method, UNHEARD_OF)
 
     def resource(self, server: str) -> str:
         return tool_resource(server, self.params["name"]) if self.method == "tools/call" else f"/mcp/{server}"
@@ -101,7 +102,7 @@ class McpMessage:
         if self.method == "tools/call":
             return self.params.get("arguments") or {}
         plain = {name: value for name, value in self.params.items() if name != "_meta"}
-        return plain if self.action != "other" else {"method": self.method, **plain}
+        return plain if self.action != UNHEARD_OF else {**plain, "method": self.method}
 
     @property
     def traceparent(self) -> str:

@@ -81,7 +81,7 @@ class McpBackend:
 
     @asynccontextmanager
     async def send(self, request: BackendRequest) -> AsyncGenerator[BackendReply]:
-        endpoint = self._endpoint(request.target)
+        endpoint = self.endpoint(request.target)
         outbound = Outbound(
             name=request.target,
             method=request.http_method,
@@ -95,7 +95,13 @@ class McpBackend:
         async with exchange(self._session, outbound) as reply:
             yield reply
 
-    def _endpoint(self, name: str) -> McpEndpoint:
+    def endpoint(self, name: str) -> McpEndpoint:
+        """Where the server is just now.
+
+        Raises:
+            BackendRejected: it is not listed.
+            BackendUnavailable: it is listed and down.
+        """
         for find in self._sources:
             endpoint = find(name)
             if endpoint is not None:

@@ -76,7 +76,6 @@ class HttpTool(_Entry, frozen=True, extra="forbid"):
 
 class McpServer(_Entry, frozen=True, extra="forbid"):
     url: HttpUrl = Field(description="The server's streamable HTTP endpoint.")
-    timeout_s: float = Field(60.0, gt=0, le=600, description="Seconds for one exchange that is not a standing stream.")
     credential: Credential | None = Field(None, description="Our secret for this server.")
 
 
@@ -85,7 +84,6 @@ class StdioServer(_Entry, frozen=True, extra="forbid"):
     args: tuple[str, ...] = Field((), description="Its arguments.")
     env: tuple[str, ...] = Field((), description="Names of our environment variables it may see, besides PATH.")
     cwd: Path | None = Field(None, description="Its working directory.")
-    timeout_s: float = Field(60.0, gt=0, le=600, description="Seconds for one exchange that is not a standing stream.")
 
 
 class Registry(BaseModel, frozen=True, extra="forbid"):

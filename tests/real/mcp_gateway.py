@@ -1,8 +1,8 @@
-"""``python tests/real/mcp_gateway.py REGISTRY [--shim] [--deny RESOURCE]``: a gateway with only its MCP door.
+"""``python tests/real/mcp_gateway.py REGISTRY FOLDER [--shim] [--deny RESOURCE]``: the whole gateway, as a process.
 
-A process of its own. Door, edge, header hygiene, dispatch, upstreams and supervisor are the product's; policy grants
-everything but what is denied by name, the ledger is a list. Prints one line of JSON with its port; ends when its stdin
-ends. ``--shim`` adds the token that a client without a setting for it cannot send.
+Real identity, policy, ledger and wiring, on settings, keys and a policy bundle written into FOLDER; one role may do
+everything on MCP servers but what is denied. Prints one line of JSON with its port and a token; ends when its stdin
+ends. ``--shim`` adds the token for clients that have no setting for one.
 """
 
 from __future__ import annotations
@@ -10,104 +10,114 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
+import shutil
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+import anyio
 import uvicorn
-from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from controlplane.calls import Call, Decision, Effect, Principal, Receipt, RuleRef
-from controlplane.gateway.doors.mcp import McpDispatch, McpDoor, McpDoorSettings
-from controlplane.gateway.edge import routes
-from controlplane.gateway.gateway import Gateway
-from controlplane.gateway.hygiene import Hygiene
-from controlplane.gateway.obligations import Obligations
-from controlplane.identity.errors import Unauthenticated
-from controlplane.tools.exchange import open_session
-from controlplane.tools.mcp_upstream import McpBackend, remote_endpoints
-from controlplane.tools.registry import load_registry
-from controlplane.tools.supervisor import BridgeProcesses, Supervisor, SupervisorSettings
+from controlplane.gateway.dispatch import ByKind
+from controlplane.gateway.doors.mcp import McpDispatch
+from controlplane.identity.development import DevelopmentIssuer, Grant
+from controlplane.settings import Settings
+from controlplane.tools.mcp_upstream import McpBackend
+from controlplane.wiring import ControlPlane
+from inference.errors import BackendUnavailable
 
-TOKEN = "test-token"
-
-
-class OneToken:
-    async def authenticate(self, credential: str) -> Principal:
-        if credential != TOKEN:
-            raise Unauthenticated("bad_signature")
-        return Principal(subject="agent:test", tenant="test")
-
-
-class AllBut:
-    def __init__(self, denied: list[str]) -> None:
-        self.denied = denied
-
-    def decide(self, principal: Principal, call: Call, now_s: float) -> Decision:
-        if call.resource in self.denied:
-            rule = RuleRef("test.denied", "test.yaml:1")
-            return Decision(effect=Effect.DENY, reason="rule_denied", revision="test", rules=(rule,))
-        return Decision(effect=Effect.ALLOW, reason="granted", revision="test")
-
-
-class ListLedger:
-    def __init__(self) -> None:
-        self.entries: list[Any] = []
-
-    async def record_intent(self, call: Call, principal: Principal, decision: Decision) -> Receipt:
-        self.entries.append(call.id)
-        return Receipt(call.id, len(self.entries), "")
-
-    async def record_outcome(self, admission: Any, outcome: Any) -> Receipt:
-        self.entries.append(outcome.status)
-        return Receipt(admission.receipt.event_id, len(self.entries), "")
-
-
-class Nobody:
-    def refused(self, *_: Any) -> None: ...
-    def admitted(self, *_: Any) -> None: ...
-    def observe(self, *_: Any, recorded: bool) -> None: ...
+POLICIES = Path(__file__).parents[2] / "policies"
+AGENT = "agent:tester"
+START_LIMIT_S = 60
 
 
 class WithToken:
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self.app, self.token = app, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope = {**scope, "headers": [*scope["headers"], (b"authorization", f"Bearer {TOKEN}".encode())]}
+            scope = {**scope, "headers": [*scope["headers"], (b"authorization", f"Bearer {self.token}".encode())]}
         await self.app(scope, receive, send)
 
 
-async def main(options: argparse.Namespace) -> None:
-    registry = load_registry(options.registry)
-    supervision = SupervisorSettings()
-    supervisor = Supervisor(
-        registry.stdio_servers, BridgeProcesses(supervision, os.environ), supervision, time.monotonic
+def write_bundle(folder: Path, denied: list[str]) -> None:
+    """A bundle in which ``denied`` is all that is denied on MCP servers. JSON is YAML."""
+    documents = {
+        "roles/tester.yaml": {
+            "role": "tester",
+            "description": "Tries everything.",
+            "rules": [{"id": "tester.all", "on": ["/mcp/**"], "do": "*", "effect": "allow"}],
+        },
+        "tenants/test/principals.yaml": {"tenant": "test", "principals": [{"id": AGENT, "roles": ["tester"]}]},
+        "global/guardrails.yaml": {
+            "guards": [{"id": "test.denied", "on": denied, "do": "call", "effect": "deny"}] if denied else []
+        },
+        "catalog/tools.yaml": {"tools": []},
+        "catalog/models.yaml": {"models": []},
+    }
+    for name, document in documents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(document))
+    for name in ("model.conf", "schema.yaml"):
+        shutil.copy(POLICIES / name, folder / name)
+
+
+def settings_in(folder: Path, registry: Path) -> Settings:
+    audit = {
+        "path": folder / "ledger.db",
+        "signing_key": folder / "audit/signing.key",
+        "commitment_key": folder / "audit/commitment.key",
+    }
+    identity: dict[str, Any] = {
+        "issuer": "urn:controlplane:development-issuer",
+        "audience": "urn:controlplane:gateway",
+        "jwks_file": folder / "identity/development-jwks.json",
+    }
+    return Settings.model_validate(
+        {
+            "state": folder / "state",
+            "server": {"http_port": 0, "grpc_port": 0},
+            "identity": identity,
+            "policy": {"path": folder / "policies"},
+            "audit": audit,
+            "registry": registry,
+        }
     )
-    async with open_session() as session:
-        settings = McpDoorSettings()
-        backend = McpBackend(session, remote_endpoints(registry.mcp_servers), supervisor.find)
-        policy = AllBut(options.deny)
-        gateway = Gateway(OneToken(), policy, Obligations({}), ListLedger(), McpDispatch(backend, settings), Nobody())
-        door = McpDoor(settings, lambda principal, action, resource: resource not in options.deny)
-        app: ASGIApp = Hygiene(Starlette(routes=routes([door], gateway, lambda p: "Bearer", lambda d, r: None)))
-        bridges = asyncio.create_task(supervisor.run())
-        await asyncio.wait_for(supervisor.all_up(), supervision.ready_timeout_s)
-        await serve(WithToken(app) if options.shim else app)
-        bridges.cancel()
-        await asyncio.wait([bridges])
 
 
-async def serve(app: ASGIApp) -> None:
-    server = uvicorn.Server(uvicorn.Config(app, http="httptools", log_level="warning", timeout_graceful_shutdown=1))
+async def main(options: argparse.Namespace) -> None:
+    folder: Path = options.folder
+    token = DevelopmentIssuer(folder / "identity").issue(Grant(subject=AGENT, tenant="test", kind="agent"), ttl_s=3600)
+    write_bundle(folder / "policies", options.deny)
+    async with ControlPlane(settings_in(folder, options.registry)) as plane:
+        with anyio.fail_after(START_LIMIT_S):
+            await until_up(plane)
+        await serve(WithToken(plane.app, token) if options.shim else plane.app, token)
+
+
+async def until_up(plane: ControlPlane) -> None:
+    assert isinstance(plane.gateway.backends, ByKind)
+    dispatch = plane.gateway.backends.kinds["mcp"]
+    assert isinstance(dispatch, McpDispatch)
+    assert isinstance(dispatch.backend, McpBackend)
+    for server in plane.registry.stdio_servers:
+        while True:
+            try:
+                dispatch.backend.endpoint(server.name)
+                break
+            except BackendUnavailable:
+                await anyio.sleep(0.05)
+
+
+async def serve(app: ASGIApp, token: str) -> None:
+    config = uvicorn.Config(app, http="httptools", lifespan="off", log_level="warning", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sys.stdout.write(json.dumps({"port": listener.getsockname()[1]}) + "\n")
+        sys.stdout.write(json.dumps({"port": listener.getsockname()[1], "token": token}) + "\n")
         sys.stdout.flush()
         serving = asyncio.create_task(server.serve([listener]))
         await asyncio.to_thread(sys.stdin.read)
@@ -118,6 +128,7 @@ async def serve(app: ASGIApp) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("registry", type=Path)
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--shim", action="store_true")
     parser.add_argument("--deny", action="append", default=[])
     asyncio.run(main(parser.parse_args()))

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,28 @@ def serving(command: list[str], until: str, **environment: str) -> Iterator[str]
             drain.join(5)
 
 
+@dataclass(frozen=True)
+class RunningGateway:
+    origin: str
+    token: str
+    folder: Path
+
+    def verify_ledger(self) -> tuple[int, str]:
+        """Exit status and words of the offline verifier about the ledger that this gateway wrote."""
+        command = [sys.executable, "-m", "controlplane.cli", "audit", "verify"]
+        command += ["--ledger", str(self.folder / "ledger.db"), "--key", str(self.folder / "audit/signing.key.pub")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+        return done.returncode, done.stdout + done.stderr
+
+
 @contextlib.contextmanager
-def gateway(registry: Mapping[str, Any], folder: Path, *options: str) -> Iterator[str]:
-    """The origin of a gateway in front of ``registry``."""
+def gateway(registry: Mapping[str, Any], folder: Path, *options: str) -> Iterator[RunningGateway]:
+    """A whole gateway in front of ``registry``; what it writes is in ``folder``."""
     path = folder / "registry.yaml"
     path.write_text(json.dumps(registry))  # JSON is YAML
-    with serving([sys.executable, str(GATEWAY), str(path), *options], until='"port"') as line:
-        yield f"http://127.0.0.1:{json.loads(line)['port']}"
+    with serving([sys.executable, str(GATEWAY), str(path), str(folder), *options], until='"port"') as line:
+        said = json.loads(line)
+        yield RunningGateway(f"http://127.0.0.1:{said['port']}", said["token"], folder)
 
 
 @contextlib.contextmanager

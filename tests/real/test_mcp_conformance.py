@@ -40,9 +40,9 @@ def test_the_suite_passes_through_the_gateway_what_it_passes_directly(
     start: StartServer, passed_at_least: int, revision: str, tmp_path: Path
 ) -> None:
     node_tool("conformance")
-    with start() as url, gateway({"mcp_servers": [{"name": "all", "url": url}]}, tmp_path, "--shim") as origin:
+    with start() as url, gateway({"mcp_servers": [{"name": "all", "url": url}]}, tmp_path, "--shim") as running:
         direct = verdicts(conformance(url, revision, tmp_path / "direct"))
-        through = verdicts(conformance(f"{origin}/mcp/all", revision, tmp_path / "through"))
+        through = verdicts(conformance(f"{running.origin}/mcp/all", revision, tmp_path / "through"))
     passed = sum(count for (_, _, status), count in direct.items() if status == "SUCCESS")
     print(f"{revision}: {passed} checks pass directly and through the gateway")  # noqa: T201  shown with -s
     assert passed >= passed_at_least

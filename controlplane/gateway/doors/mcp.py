@@ -7,7 +7,7 @@
 | ``resources/read``, ``prompts/get``, ``completion/complete`` | ``read`` | same |
 | ``initialize``, ``ping``, ``server/discover``, ``notifications/*``, ``logging/*`` | ``connect`` | same |
 | subscriptions, posted responses, the GET stream, ending a session | ``connect`` | same |
-| any other method (extensions, ``tasks/*``) | ``other`` | same |
+| any other method (extensions, ``tasks/*``) | ``write`` | same |
 
 How a refusal is worded, and why (each measured with real clients): a refused tool call is a normal result with
 ``isError``, since an HTTP or JSON-RPC error ends the run of several agent frameworks; every other refused request is a
@@ -170,7 +170,7 @@ class McpDispatch:
     def _request(self, admission: Admission, server: str) -> BackendRequest:
         call = admission.call
         return BackendRequest(
-            call_id=call.id,
+            call_id=admission.receipt.event_id,
             target=server,
             operation="message",
             body=call.body,

@@ -202,7 +202,7 @@ async def test_a_denied_notification_is_a_status_because_it_has_no_answer(rig: R
 
 
 async def test_an_unheard_of_method_asks_for_a_right_of_its_own(rig: Rig, client: httpx2.AsyncClient) -> None:
-    rig.policy.denied["other"] = UNGRANTED
+    rig.policy.denied["write"] = UNGRANTED
     reply = await post(client, message("tasks/list"))
     assert reply.json()["error"]["code"] == 403001
     assert rig.server.requests == []

@@ -45,9 +45,9 @@ def refused(body: bytes, headers: dict[str, str] | None = None) -> MessageRefuse
         ("server/discover", "connect"),
         ("notifications/anything", "connect"),
         ("subscriptions/listen", "connect"),
-        ("tasks/get", "other"),
-        ("vendor/format-disk", "other"),
-        ("Tools/Call", "other"),
+        ("tasks/get", "write"),
+        ("vendor/format-disk", "write"),
+        ("Tools/Call", "write"),
     ],
 )
 def test_each_method_asks_policy_for_one_action_on_the_server(method: str, action: str) -> None:
@@ -72,6 +72,11 @@ def test_no_tool_name_reaches_into_another_path(name: str) -> None:
 def test_other_methods_show_policy_their_parameters_without_meta() -> None:
     message = read_message(legacy("resources/read", uri="file:///etc/passwd", _meta={"x": 1}), {})
     assert message.arguments() == {"uri": "file:///etc/passwd"}
+
+
+def test_an_unheard_of_method_cannot_pass_itself_off_as_another() -> None:
+    message = read_message(legacy("tasks/cancel", method="tasks/get", taskId="t"), {})
+    assert message.arguments() == {"method": "tasks/cancel", "taskId": "t"}
 
 
 def test_the_trace_context_in_meta_is_found() -> None:
@@ -133,7 +138,7 @@ def test_a_refusal_knows_whose_message_it_refuses() -> None:
 
 def test_a_task_is_named_in_the_headers_as_in_the_body() -> None:
     body, headers = modern("tasks/get", "t1", taskId="t1")
-    assert read_message(body, headers).action == "other"
+    assert read_message(body, headers).action == "write"
     assert refused(body, headers | {"mcp-name": "t2"}).code == -32020
 
 
