@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from audit import AuditSettings
+from controlplane.console.settings import ConsoleSettings
 from controlplane.identity.settings import IdentitySettings
 from controlplane.policy.settings import PolicySettings
 from controlplane.resilience.settings import BreakerSettings, FallbackSettings
@@ -88,6 +89,7 @@ class Settings(BaseSettings):
     breaker: BreakerSettings = BreakerSettings()
     fallback: FallbackSettings = FallbackSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
+    console: ConsoleSettings = ConsoleSettings()
     observations: ObservationSettings = ObservationSettings()
     registry: Path | None = Field(None, description="YAML file of tools and MCP servers; none: there are none.")
     backends: dict[str, TfServingModels | OpenAiBackend] = Field(

@@ -12,11 +12,12 @@ from typing import Any, Self
 
 import anyio
 import anyio.to_thread
-from starlette.routing import BaseRoute, Router
+from starlette.routing import BaseRoute, Mount, Router
 from starlette.types import ASGIApp
 
-from audit import SqliteLedger, commitment, load_commitment_key
+from audit import LedgerReader, SqliteLedger, commitment, load_commitment_key
 from controlplane.clock import Clock
+from controlplane.console.api import build as console
 from controlplane.fleet import Fleet
 from controlplane.gateway import edge, health
 from controlplane.gateway.discharges import discharges
@@ -41,6 +42,7 @@ from controlplane.identity.metadata import challenge, protected_resource_metadat
 from controlplane.limits import RateLimit
 from controlplane.model_moves import ModelMoves
 from controlplane.observations import Observations
+from controlplane.operations import Operations
 from controlplane.policy import BundlePolicy
 from controlplane.resilience.breaker import Transition
 from controlplane.settings import Settings
@@ -188,8 +190,23 @@ class ControlPlane:
                 self._unauthenticated,
             ),
             *health.routes(self.faults, self._metadata),
+            Mount("/", self._console()),
         ]
         return Hygiene(Router(routes), body_limit_bytes=self.settings.server.body_limit_bytes)
+
+    def _console(self) -> ASGIApp:
+        operations = Operations(
+            settings=self.settings.identity,
+            identity=self.identity,
+            policy=self.policy,
+            ledger=self.ledger,
+            reader=LedgerReader(self.settings.audit.path),
+            fleet=self.fleet,
+            moves=self.moves,
+            observations=self.observations,
+            clock=self.clock,
+        )
+        return console(operations.ports(), self.settings.console, monotonic=self.clock.monotonic)
 
     def _metadata(self, resource: str) -> dict[str, Any]:
         public = self.settings.server.public_url.rstrip("/")

@@ -110,6 +110,7 @@ class Stage:
             },
             "telemetry": {"metrics_port": self.metrics},
             "breaker": {"open_s": 1.0},
+            "console": {"secure_cookie": False},
             "registry": str(folder / "registry.yaml"),
             "backends": backends,
         }
@@ -141,6 +142,7 @@ class Stage:
             "training": {
                 "command": ["{python}", "-m", "examples.risk_model.train", "rows", "{rows}", "{out}"],
                 "code": [str(trainer / "train.py"), str(trainer / "network.py")],
+                "rows_after_change": 800,
             },
         }
         return {

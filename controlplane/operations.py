@@ -1,0 +1,127 @@
+"""What operators and the monitor reach through the console: our parts in the shape of the console's ports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from audit import LedgerReader, SqliteLedger
+from controlplane.calls import Call, Principal, new_call_id
+from controlplane.clock import Clock
+from controlplane.console.ports import (
+    Authorize,
+    ChangeFailed,
+    ChangeRefused,
+    ConsolePorts,
+    ModelView,
+    NotAllowed,
+    NotProven,
+    OutcomeLabel,
+    Unavailable,
+)
+from controlplane.fleet import Fleet
+from controlplane.gateway.gateway import DecisionPoint, Identity
+from controlplane.identity.errors import IdentityUnavailable, Unauthenticated
+from controlplane.identity.metadata import challenge
+from controlplane.identity.settings import IdentitySettings
+from controlplane.model_moves import ModelMoves, MoveRefused
+from controlplane.observations import Label, Observations
+from controlplane.policy import BundlePolicy, Catalogue
+from inference.errors import BackendError
+from inference.tfserving.deployment import DeploymentError
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """Everything the console may see or ask for."""
+
+    settings: IdentitySettings
+    identity: Identity
+    policy: BundlePolicy
+    ledger: SqliteLedger
+    reader: LedgerReader
+    fleet: Fleet
+    moves: ModelMoves
+    observations: Observations
+    clock: Clock
+
+    def ports(self) -> ConsolePorts:
+        return ConsolePorts(
+            authorize=authorize_by(self.settings, self.identity, self.policy, self.clock),
+            ledger=self.reader,
+            append=self.ledger.append,
+            breakers=self.fleet.breakers,
+            models=Models(self.fleet, self.moves, lambda: self.policy.catalogue),
+            policy_status=self.policy.status,
+            observations=self.observations,
+            take_outcomes=self._take_outcomes,
+        )
+
+    def _take_outcomes(self, labels: Sequence[OutcomeLabel]) -> None:
+        self.observations.take_labels([Label(each.call_id, each.row, each.label) for each in labels])
+
+
+def authorize_by(settings: IdentitySettings, identity: Identity, policy: DecisionPoint, clock: Clock) -> Authorize:
+    """The same identity and the same policy as for calls; resources are ``/api/{area}``."""
+
+    async def authorize(credential: str, action: str, resource: str) -> Principal:
+        try:
+            principal = await identity.authenticate(credential)
+        except Unauthenticated as error:
+            raise NotProven(error.reason, challenge=challenge(settings, error.reason)) from None
+        except IdentityUnavailable as error:
+            raise Unavailable(error.reason, "credentials cannot be verified just now") from None
+        call = Call(id=new_call_id(), door="console", action=action, resource=resource)
+        decision = policy.decide(principal, call, clock.wall())
+        if not decision.permits or decision.obligations:  # this door can discharge none
+            raise NotAllowed(decision.reason if not decision.permits else "unknown_obligation", rules=decision.rules)
+        return principal
+
+    return authorize
+
+
+class Models:
+    """``console.ports.ModelControl`` over catalogue, fleet and moves."""
+
+    def __init__(self, fleet: Fleet, moves: ModelMoves, catalogue: Callable[[], Catalogue]) -> None:
+        self.fleet, self.moves, self.catalogue = fleet, moves, catalogue
+
+    def view(self) -> Sequence[ModelView]:
+        return [self._view(name) for name in sorted(self.fleet.names())]
+
+    async def move_label(self, model: str, label: str, version: int) -> None:
+        deployment = self.fleet.deployment_of(model)
+        if deployment is None:
+            raise ChangeRefused("unknown_model", f"{model} is not deployed through this gateway")
+        try:
+            await deployment.load(model, version)
+            await deployment.move_label(model, label, version)
+        except (BackendError, DeploymentError) as error:
+            raise ChangeFailed(error.reason, error.detail) from error
+
+    async def ask(self, model: str, wish: Mapping[str, Any], by: Principal) -> ModelView:
+        try:
+            await self.moves.ask(model, wish, by)
+        except MoveRefused as refusal:
+            raise ChangeRefused(refusal.reason, refusal.detail) from None
+        except (BackendError, DeploymentError) as error:
+            raise ChangeFailed(error.reason, error.detail) from error
+        return self._view(model)
+
+    def _view(self, name: str) -> ModelView:
+        entry, state = self.catalogue().models[name], self.moves.states.get(name)
+        deployment = self.fleet.deployment_of(name)
+        served = deployment.models[name] if deployment is not None else None
+        return ModelView(
+            name=name,
+            backend=entry.backend,
+            task=entry.task,
+            versions=served.versions if served else (),
+            labels=dict(served.labels) if served else {},
+            fallback=tuple(entry.fallback),
+            state=state.state.value if state else "",
+            state_reason=state.reason if state else "",
+            state_version=state.version if state else None,
+            state_since_ms=state.at_ms if state else None,
+        )
