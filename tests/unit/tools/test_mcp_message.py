@@ -23,7 +23,7 @@ def modern(method: str, name: str = "", /, **params: Any) -> tuple[bytes, dict[s
     ).encode(), headers
 
 
-def legacy(method: str, **params: Any) -> bytes:
+def legacy(method: str, /, **params: Any) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
 
 
