@@ -74,13 +74,13 @@ class States:
         self._family = family
         self._current: dict[str, str] = {}
 
-    def enter(self, key: str, state: str) -> bool:
-        """Whether this was a change; the first state told is none. A key over the cap has no state of its own."""
+    def enter(self, key: str, state: str) -> str | None:
+        """The state it was in, None when none was told yet. A key over the cap has no state of its own."""
         if not self._family.has_room_for(key):
-            return False
+            return None
         before = self._current.get(key)
         self._current[key] = state
         if before is not None and before != state:
             self._family.child(key, before).set(0)
         self._family.child(key, state).set(1)
-        return before not in (None, state)
+        return before

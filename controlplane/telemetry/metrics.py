@@ -31,6 +31,7 @@ from controlplane.telemetry.settings import LabelCaps
 log = logging.getLogger(__name__)
 
 PREFIX = "controlplane_"
+CLOSED = "closed"  # the state in which a breaker begins
 
 # Calls: the MCP convention's bounds, with 5 ms below them. The others: around their SLO bounds (10 ms, 100 ms).
 CALL_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
@@ -76,6 +77,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._inventory: dict[str, MetricInfo] = {}
         self._complained: set[str] = set()
+        self._tree_size: int | None = None
         self._bounds = LabelBounds((caps or LabelCaps()).of, self._overflowed)
         ProcessCollector(registry=self.registry)
         self._declare_telemetry()
@@ -310,12 +312,17 @@ class Metrics:
         self._policy_reload_failures.child().inc()
         self._policy_stale.child().set(1)
 
+    @fails_open
+    def observe_policy_sound(self) -> None:
+        """The files on disk are those in force again, as after a broken change was taken back."""
+        self._policy_stale.child().set(0)
+
     # --- what happens to backends
 
     @fails_open
     def observe_breaker(self, *, upstream: str, state: str) -> None:
-        """The state a breaker is in (``closed``, ``open``, ``half_open``); tell the first one at start."""
-        if self._breaker_state.enter(upstream, state):
+        """The state a breaker is in (``closed``, ``open``, …); before anything is told it counts as closed."""
+        if (self._breaker_state.enter(upstream, state) or CLOSED) != state:
             self._breaker_transitions.child(upstream, state).inc()
 
     # --- what happens to the ledger
@@ -343,8 +350,11 @@ class Metrics:
 
     @fails_open
     def observe_checkpoint(self, *, tree_size: int, now_s: float) -> None:
-        self._ledger_size.child().set(tree_size)
-        self._ledger_checkpoint_at.child().set(now_s)
+        """The newest checkpoint. Telling the same size again moves no time: there is no newer checkpoint then."""
+        if tree_size != self._tree_size:
+            self._tree_size = tree_size
+            self._ledger_size.child().set(tree_size)
+            self._ledger_checkpoint_at.child().set(now_s)
 
     # --- what happens in the loop: monitor, verdict, retraining, promotion
 

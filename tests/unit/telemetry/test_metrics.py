@@ -73,7 +73,7 @@ def test_an_overlong_value_gets_no_series_of_its_own() -> None:
     assert value(metrics, "unauthenticated_total", reason="_other") == 1
 
 
-def test_a_breaker_is_in_one_state_and_its_first_state_is_no_transition() -> None:
+def test_a_breaker_is_in_one_state_and_begins_closed() -> None:
     metrics = Metrics()
     for state in ("closed", "closed", "open", "half_open", "closed"):
         metrics.observe_breaker(upstream="risk", state=state)
@@ -81,6 +81,31 @@ def test_a_breaker_is_in_one_state_and_its_first_state_is_no_transition() -> Non
     assert states == {"closed": 1, "open": 0, "half_open": 0}
     assert value(metrics, "breaker_transitions_total", upstream="risk", to="closed") == 1
     assert value(metrics, "breaker_transitions_total", upstream="risk", to="open") == 1
+
+
+def test_a_breaker_that_is_first_heard_of_when_it_opens_has_moved() -> None:
+    metrics = Metrics()
+    metrics.observe_breaker(upstream="risk", state="open")
+    assert value(metrics, "breaker_transitions_total", upstream="risk", to="open") == 1
+
+
+def test_a_checkpoint_told_twice_is_no_newer() -> None:
+    """Or an alert on a ledger that stands still could never fire."""
+    metrics = Metrics()
+    metrics.observe_checkpoint(tree_size=0, now_s=10.0)
+    metrics.observe_checkpoint(tree_size=5, now_s=20.0)
+    metrics.observe_checkpoint(tree_size=5, now_s=30.0)
+    assert value(metrics, "ledger_checkpoint_timestamp_seconds") == 20
+    assert value(metrics, "ledger_tree_size_entries") == 5
+
+
+def test_a_broken_change_that_is_taken_back_is_no_longer_stale() -> None:
+    metrics = Metrics()
+    metrics.observe_policy_loaded(revision="a" * 64, now_s=10.0)
+    metrics.observe_policy_reload_failed()
+    metrics.observe_policy_sound()
+    assert value(metrics, "policy_stale") == 0
+    assert value(metrics, "policy_loaded_timestamp_seconds") == 10
 
 
 def test_a_crowd_of_upstreams_is_in_no_state() -> None:
