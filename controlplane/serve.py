@@ -27,8 +27,8 @@ async def _serve(settings: Settings) -> None:
     server, telemetry = settings.server, settings.telemetry
     async with ControlPlane(settings) as plane:
         endpoint = MetricsEndpoint(plane.metrics)
-        scraped = uvicorn.Server(_config(endpoint, telemetry.metrics_host, telemetry.metrics_port))
-        doors = uvicorn.Server(_config(plane.app, server.host, server.http_port, drain_s=server.drain_s))
+        scraped = uvicorn.Server(http_config(endpoint, telemetry.metrics_host, telemetry.metrics_port))
+        doors = uvicorn.Server(http_config(plane.app, server.host, server.http_port, drain_s=server.drain_s))
         metrics = asyncio.create_task(scraped._serve())  # noqa: SLF001  serve() would take the signals as well
         log.info("gateway is up", extra={"http": server.public_url, "grpc_port": plane.grpc_port})
         await doors.serve()
@@ -36,7 +36,8 @@ async def _serve(settings: Settings) -> None:
         await metrics
 
 
-def _config(app: Any, host: str, port: int, *, drain_s: float = 0.0) -> uvicorn.Config:
+def http_config(app: Any, host: str, port: int, *, drain_s: float = 0.0) -> uvicorn.Config:
+    """How every HTTP port of ours is served."""
     return uvicorn.Config(
         app,
         host=host,
