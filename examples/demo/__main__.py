@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from examples.demo.cast import start_all
+from examples.demo.cast import start_all, start_language_model
 from examples.demo.parts import PartFailed, Parts
 from examples.demo.stage import Stage
 from examples.demo.story import story
@@ -48,6 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__)
     parser.add_argument("act", nargs="?", choices=["story", "up"], default="story")
     parser.add_argument("--folder", type=Path, help="where everything is kept (story: a temporary folder)")
+    parser.add_argument("--llm", action="store_true", help="put vLLM for CPU with a tiny local model beside it")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     terminal = Terminal()
@@ -56,7 +57,7 @@ def main() -> int:
     if options.act == "up" and folder.exists():
         shutil.rmtree(folder)
     try:
-        return perform(options.act, folder, terminal)
+        return perform(options, folder, terminal)
     except PartFailed as failure:
         terminal.check(False, str(failure))
         kept = folder  # its logs are wanted
@@ -68,13 +69,17 @@ def main() -> int:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def perform(act: str, folder: Path, terminal: Terminal) -> int:
+def perform(options: argparse.Namespace, folder: Path, terminal: Terminal) -> int:
     stage = Stage(folder)
+    if options.llm:
+        stage.llm_url = f"http://127.0.0.1:{stage.language}/v1"
     terminal.chapter("Setting the stage")
     stage.set_up(terminal)
     with Parts(folder) as parts:
+        if options.llm:
+            start_language_model(parts, stage, terminal)
         start_all(parts, stage, terminal)
-        if act == "up":
+        if options.act == "up":
             invite(stage, terminal)
             signal.pause()
         asyncio.run(tell(stage, parts, terminal))

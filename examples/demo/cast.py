@@ -39,6 +39,19 @@ def start_model_server(parts: Parts, stage: Stage) -> None:
     )
 
 
+def start_language_model(parts: Parts, stage: Stage, terminal: Terminal) -> None:
+    """vLLM for CPU with a tiny model made here: its text means nothing, its protocol is exact."""
+    terminal.progress("starting vLLM on the CPU (half a minute or more)")
+    command = [str(ROOT / "examples/tiny_llm/serve.py"), "--model", str(stage.folder / "tiny-llm")]
+    command += ["--port", str(stage.language)]
+    ready = f"http://127.0.0.1:{stage.language}/health"
+    python = str(ROOT / ".venv-vllm/bin/python")
+    parts.start("vllm", command, lambda: get(ready)[0] == 200, python=python)
+    terminal.say(
+        f"vLLM              http://127.0.0.1:{stage.language} (a tiny model made here; its text means nothing)"
+    )
+
+
 def start_all(parts: Parts, stage: Stage, terminal: Terminal) -> None:
     terminal.progress("starting model servers")
     start_model_server(parts, stage)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-READY_LIMIT_S = 90.0
+READY_LIMIT_S = 180.0
 
 
 class PartFailed(Exception):
@@ -64,8 +64,8 @@ class Parts:
         for part in reversed(self.running.values()):
             part.stop()
 
-    def start(self, name: str, argv: Sequence[str], ready: Callable[[], bool]) -> Part:
-        """Start ``argv`` (after the interpreter) and return when ``ready`` says so.
+    def start(self, name: str, argv: Sequence[str], ready: Callable[[], bool], *, python: str = sys.executable) -> Part:
+        """Start ``argv`` in the interpreter ``python`` and return when ``ready`` says so.
 
         Raises:
             PartFailed: it ended first, or was not ready in time.
@@ -73,7 +73,7 @@ class Parts:
         log = self.folder / "logs" / f"{name}.log"
         with log.open("ab") as out:
             process = subprocess.Popen(
-                [sys.executable, *argv],
+                [python, *argv],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

@@ -38,6 +38,8 @@ class Stage:
     models: int = field(default_factory=free_port)
     light: int = field(default_factory=free_port)
     refunds: int = field(default_factory=free_port)
+    language: int = field(default_factory=free_port)
+    llm_url: str = field(default_factory=lambda: os.environ.get("LLM_URL", ""))
     tokens: dict[str, str] = field(default_factory=dict)
     reference: dict[str, int] = field(default_factory=dict)
 
@@ -128,9 +130,9 @@ class Stage:
                 "models": {"risk-baseline": str(self.folder / "light/risk-baseline")},
             },
         }
-        if "LLM_URL" in os.environ:
+        if self.llm_url:
             served = os.environ.get("LLM_MODEL", "tiny")
-            backends["vllm"] = {"kind": "openai", "base_url": os.environ["LLM_URL"], "served_model": served}
+            backends["vllm"] = {"kind": "openai", "base_url": self.llm_url, "served_model": served}
         return backends
 
     def _monitor_settings(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -79,7 +78,7 @@ class Story:
         out.check(status == 401 and self._entries() == before, "a forged token gets 401 and fills no ledger")
 
     async def language_model(self) -> None:
-        if "LLM_URL" not in os.environ:
+        if not self.stage.llm_url:
             return
         out = self.terminal
         out.chapter("A language model, through the official openai SDK")
