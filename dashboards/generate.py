@@ -160,7 +160,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 "Added by the gateway",
-                "Proof, decision and durable intent, before a call goes out.",
+                "Decision and durable intent, before a call goes out.",
                 "s",
                 quantiles("controlplane_gateway_overhead_seconds"),
             ),

@@ -128,7 +128,7 @@ class Metrics:
         )
         self._overhead = self._histogram(
             "gateway_overhead_seconds",
-            "Time the gateway adds before a call goes out: proof, decision and durable intent.",
+            "Time the gateway adds before a call goes out: decision and durable intent.",
             "door",
             buckets=STEP_BUCKETS_S,
         )
