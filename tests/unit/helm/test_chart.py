@@ -417,7 +417,7 @@ def test_the_package_holds_the_linked_files(helm: Any, tmp_path: Path) -> None:
 
 
 def test_the_readmes_table_is_the_generated_one() -> None:
-    spec = importlib.util.spec_from_file_location("helm_generate", ROOT / "helm" / "generate.py")
+    spec = importlib.util.spec_from_file_location("helm_generate", ROOT / "helm" / "generate_readme.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
