@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import secrets
-import signal
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -164,14 +162,15 @@ class BridgeProcesses:
             raise BridgeFailed("it did not say that it serves") from error
 
     async def _stop(self, process: asyncio.subprocess.Process) -> None:
-        """Closing stdin asks it to end, with its child; the whole process group is killed when it does not."""
+        """Closing stdin asks it to end, with its child. A bridge that must be killed takes the child along (tether)."""
         if process.stdin is not None:
             process.stdin.close()
         with anyio.move_on_after(self.settings.stop_timeout_s):
             await process.wait()
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
 
 def bridge_command(server: StdioServer) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import anyio
 import uvicorn
+import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controlplane.gateway.dispatch import ByKind
@@ -131,4 +132,4 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shim", action="store_true")
     parser.add_argument("--deny", action="append", default=[])
-    asyncio.run(main(parser.parse_args()))
+    uvloop.run(main(parser.parse_args()))

@@ -163,7 +163,7 @@ class McpDispatch:
             opened = dict(reply.headers).get(SESSION_HEADER)
             if opened is not None and opened != session:
                 self.sessions.opened(server, opened, admission.principal)
-            if session is not None and (call.operation == END or reply.status == HTTPStatus.NOT_FOUND):
+            if session is not None and _has_ended(call, reply):
                 self.sessions.closed(server, session)
             yield reply
 
@@ -186,6 +186,12 @@ class McpDispatch:
         until = admission.principal.expires_at_s
         left = until - self.wall_clock() if until else self.settings.stream_timeout_s
         return max(1.0, min(self.settings.stream_timeout_s, left))
+
+
+def _has_ended(call: Call, reply: BackendReply) -> bool:
+    """The server ended the session as asked, or says that there is none. It may also refuse to end one (405)."""
+    ended = call.operation == END and reply.status < HTTPStatus.BAD_REQUEST
+    return ended or reply.status == HTTPStatus.NOT_FOUND
 
 
 def server_of(call: Call) -> str:

@@ -352,6 +352,14 @@ async def test_an_ended_session_is_gone(rig: Rig, client: httpx2.AsyncClient) ->
     assert (await post(client, message("ping"), mcp_session_id="s1")).status_code == 404
 
 
+async def test_a_session_that_the_server_will_not_end_lives_on(rig: Rig, client: httpx2.AsyncClient) -> None:
+    await open_session(rig, client)
+    rig.server.status = 405
+    await client.delete("/mcp/shop", headers={"mcp-session-id": "s1"})
+    rig.server.status = 200
+    assert (await post(client, message("ping"), mcp_session_id="s1")).status_code == 200
+
+
 async def test_a_standing_stream_ends_with_its_token(rig: Rig, client: httpx2.AsyncClient) -> None:
     rig.server.headers = EVENTS
     await client.get("/mcp/shop")
