@@ -1,0 +1,191 @@
+"""What the console needs of the rest, and how the rest says no.
+
+ConsoleError
+├── NotProven       the credential proves nobody
+├── NotAllowed      proven, and policy says no
+├── NotFound        there is no such thing, or not for you
+├── ChangeRefused   the change is not possible as things are; nothing was done
+├── ChangeFailed    it was recorded, and the other side would not follow; it may be asked for again
+└── Unavailable     it cannot be told or not be recorded now, therefore not done
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from audit import LedgerHead, Record
+from controlplane.calls import Principal, RuleRef
+
+
+class ConsoleError(Exception):
+    """``reason`` is a stable word, ``detail`` a sentence for people."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail or reason)
+        self.reason, self.detail = reason, detail or reason
+
+
+class NotProven(ConsoleError):
+    """``challenge`` is the ``WWW-Authenticate`` value to answer with."""
+
+    def __init__(self, reason: str, detail: str = "", *, challenge: str = "Bearer") -> None:
+        super().__init__(reason, detail or "no valid credential; sign in or get a new token")
+        self.challenge = challenge
+
+
+class NotAllowed(ConsoleError):
+    def __init__(self, reason: str, detail: str = "", *, rules: Sequence[RuleRef] = ()) -> None:
+        super().__init__(reason, detail or "policy does not allow this")
+        self.rules = tuple(rules)
+
+
+class NotFound(ConsoleError):
+    pass
+
+
+class ChangeRefused(ConsoleError):
+    pass
+
+
+class ChangeFailed(ConsoleError):
+    pass
+
+
+class Unavailable(ConsoleError):
+    pass
+
+
+Authorize = Callable[[str, str, str], Awaitable[Principal]]
+"""(credential, action, resource) → who it is; raises ``NotProven``, ``NotAllowed`` or ``Unavailable``. "" is none."""
+
+
+class LedgerView(Protocol):
+    """``audit.LedgerReader``. Methods block and may be called from any thread."""
+
+    def head(self) -> LedgerHead: ...
+    def read(
+        self, after: int = -1, limit: int = 100, *, newest: bool = False, kinds: Sequence[str] | None = None
+    ) -> list[Record]: ...
+    def find(self, event_id: str) -> Record | None: ...
+    def outcome_of(self, event_id: str) -> Record | None: ...
+    def open_intents(self) -> Mapping[str, int]: ...
+
+
+class Receipt(Protocol):
+    @property
+    def event_id(self) -> str: ...
+    @property
+    def index(self) -> int: ...
+
+
+Append = Callable[[str, Mapping[str, Any]], Awaitable[Receipt]]
+"""(kind, body) → its receipt, durable on return; raises ``audit.AuditUnavailable``."""
+
+
+class BreakerView(Protocol):
+    """``resilience.breakers.BreakerStatus``."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def holds(self) -> tuple[str, ...]: ...
+    @property
+    def calls(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+    @property
+    def slow(self) -> int: ...
+    @property
+    def retry_after_s(self) -> float | None: ...
+
+
+class BreakerControl(Protocol):
+    """``resilience.breakers.Breakers``. ``reason`` is the word of whoever holds; False: nothing changed."""
+
+    def snapshot(self) -> Sequence[BreakerView]: ...
+    def hold(self, name: str, reason: str) -> bool: ...
+    def release(self, name: str, reason: str) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelView:
+    """One model as it is served and watched. ``state`` is its drift state, "" while nobody watches it."""
+
+    name: str
+    backend: str = ""
+    task: str = ""
+    versions: tuple[int, ...] = ()
+    labels: Mapping[str, int] = field(default_factory=dict)
+    fallback: tuple[str, ...] = ()
+    state: str = ""
+    state_reason: str = ""
+    state_version: int | None = None
+    state_since_ms: int | None = None
+
+
+class ModelControl(Protocol):
+    def view(self) -> Sequence[ModelView]: ...
+
+    async def move_label(self, model: str, label: str, version: int) -> None:
+        """May be repeated. Raises ``ChangeRefused`` or ``ChangeFailed``."""
+        ...
+
+    async def ask(self, model: str, wish: Mapping[str, Any], by: Principal) -> ModelView:
+        """Record a drift transition, then carry it out; asked twice with one key, recorded once.
+
+        Raises ``ChangeRefused``, ``ChangeFailed``, ``Unavailable`` or ``audit.AuditUnavailable``.
+        """
+        ...
+
+
+class PolicyView(Protocol):
+    """``policy.PolicyStatus``."""
+
+    @property
+    def revision(self) -> str: ...
+    @property
+    def loaded_at_s(self) -> float | None: ...
+    @property
+    def rules(self) -> int: ...
+    @property
+    def error(self) -> str: ...
+    @property
+    def error_since(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeLabel:
+    """Ground truth: row ``row`` of the prediction ``call_id`` was really of class ``label``."""
+
+    call_id: str
+    row: int
+    label: int
+
+
+class ObservationsView(Protocol):
+    def page(self, after: int, limit: int) -> Mapping[str, Any]: ...
+
+
+def same_tenant(principal: Principal, tenant: str) -> bool:
+    return principal.tenant == tenant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsolePorts:
+    """``sees`` says whose calls a principal may look at; by default those of its own tenant alone."""
+
+    authorize: Authorize
+    ledger: LedgerView
+    append: Append
+    breakers: BreakerControl
+    models: ModelControl
+    policy_status: Callable[[], PolicyView]
+    observations: ObservationsView
+    take_outcomes: Callable[[Sequence[OutcomeLabel]], None]
+    sees: Callable[[Principal, str], bool] = same_tenant
