@@ -15,7 +15,7 @@ import anyio.to_thread
 from starlette.routing import BaseRoute, Mount, Router
 from starlette.types import ASGIApp
 
-from audit import LedgerReader, SqliteLedger, commitment, load_commitment_key
+from audit import AuditUnavailable, LedgerReader, SqliteLedger, commitment, load_commitment_key
 from controlplane.clock import Clock
 from controlplane.console.api import build as console
 from controlplane.fleet import Fleet
@@ -81,6 +81,7 @@ class ControlPlane:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            self.metrics.observe_orphan_intents(await anyio.to_thread.run_sync(self._orphans))
             await self.ledger.open()
             stack.push_async_callback(self.ledger.close)
             stack.push_async_callback(anyio.to_thread.run_sync, self.tracing.close)
@@ -97,6 +98,7 @@ class ControlPlane:
                 self.settings.observations.capacity,
                 lambda call: self.fleet.version_meant(call.resource.rpartition("/")[2], call.version, call.label),
                 self.clock.wall,
+                self._monitor_read,
             )
             self.gateway = await self._gateway(stack, tasks)
             self.app = self._application()
@@ -218,9 +220,22 @@ class ControlPlane:
         self.metrics.observe_breaker(upstream=moved.name, state=moved.after.value)
         log.warning("breaker moved", extra={"upstream": moved.name, "state": moved.after.value, "reason": moved.reason})
 
+    def _monitor_read(self, read: int, lost: int) -> None:
+        self.metrics.observe_monitor_pass(observations=read, now_s=self.clock.wall())
+        if lost:
+            self.metrics.observe_monitor_gap()
+
+    def _orphans(self) -> int:
+        """Intents that a dead process left open; opening the ledger closes them as unknown."""
+        path = self.settings.audit.path
+        try:
+            return len(LedgerReader(path).open_intents()) if path.exists() else 0
+        except AuditUnavailable:
+            return 0  # opening will say what is wrong
+
     async def _report_state(self) -> None:
         """Gauges that nobody's call moves."""
-        revision, error = "", ""
+        revision, error, dropped = "", "", 0
         while True:
             status = self.policy.status()
             if status.revision != revision:
@@ -229,6 +244,8 @@ class ControlPlane:
             if status.error and status.error != error:
                 self.metrics.observe_policy_reload_failed()
             error = status.error
+            self.metrics.observe_observation_dropped(self.observations.dropped - dropped)
+            dropped = self.observations.dropped
             await self.ledger.probe()
             self.metrics.observe_checkpoint(tree_size=self.ledger.head.size, now_s=self.clock.wall())
             await anyio.sleep(STATE_REPORT_S)
