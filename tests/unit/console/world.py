@@ -32,6 +32,7 @@ PEOPLE = {
     "operator-token": OPERATOR,
     "monitor-token": Principal(subject="service:monitor", tenant="acme", kind="service"),
     "globex-token": Principal(subject="user:operator", tenant="globex", kind="user"),
+    "reader-token": Principal(subject="user:reader", tenant="acme", kind="user"),
     "nobody-token": Principal(subject="user:nobody", tenant="acme", kind="user"),
 }
 MONITOR_MAY = {("read", "/api/observations"), ("read", "/api/models"), ("write", "/api/models")}
@@ -140,6 +141,8 @@ class World:
             raise NotProven("revoked" if credential in self.revoked else "no_credential", challenge='Bearer x="y"')
         principal = PEOPLE[credential]
         if principal.subject == "service:monitor" and (action, resource) not in MONITOR_MAY:
+            raise NotAllowed("no_matching_rule")
+        if principal.subject == "user:reader" and action != "read":
             raise NotAllowed("no_matching_rule")
         if principal.subject == "user:nobody":
             raise NotAllowed("rule_denied", rules=[RuleRef("nobody.nothing", "roles/nobody.yaml:3")])
