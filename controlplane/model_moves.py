@@ -160,6 +160,7 @@ class ModelMoves:
         if move.event is Event.RETRAIN:
             self._metrics.observe_retraining_started()
         if move.event in (Event.TRAINED, Event.TRAINING_FAILED):
-            self._metrics.observe_retraining_ended(model=model, outcome=move.event.value)
+            outcome = "succeeded" if move.event is Event.TRAINED else "failed"
+            self._metrics.observe_retraining_ended(model=model, outcome=outcome)
         if move.event in (Event.WON, Event.LOST):
             self._metrics.observe_promotion(model=model, outcome=move.event.value)

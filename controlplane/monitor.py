@@ -11,10 +11,11 @@ import base64
 import json
 import logging
 import signal
-import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ import click
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from prometheus_client import start_http_server
 from pydantic import BaseModel, Field, ValidationError
 
 from controlplane.drift.reporter import Reporter
@@ -42,6 +44,9 @@ from controlplane.retraining.loop import (
 from controlplane.retraining.scoring import classes_of, savedmodel_score
 from controlplane.retraining.settings import PromotionSettings, TrainingSettings
 from controlplane.retraining.subprocess_trainer import SubprocessTrainer
+from controlplane.telemetry.logs import configure_logging
+from controlplane.telemetry.metrics import Metrics
+from controlplane.telemetry.settings import TelemetrySettings
 from inference.tfserving.tensors import TensorError, read
 from inference.tfserving.wire import PredictRequest, PredictResponse, WireError, parse
 
@@ -77,6 +82,9 @@ class MonitorSettings(BaseModel, frozen=True, extra="forbid"):
     batch: int = Field(default=1_000, ge=1, description="Observations read at once.")
     kept_rows: int = Field(default=100_000, ge=1_000, description="Labelled rows remembered, over all models.")
     report: ReportSettings = Field(default_factory=ReportSettings, description="The report beside a verdict.")
+    telemetry: TelemetrySettings = Field(
+        default=TelemetrySettings(metrics_port=9465), description="Where the monitor's own metrics are."
+    )
     models: tuple[WatchedModel, ...] = Field(default=(), description="Models under watch.")
 
 
@@ -170,6 +178,7 @@ class Monitor:
     client: Client
     store: MonitorStore
     ports_for: Callable[[WatchedModel], LoopPorts]
+    metrics: Metrics = field(default_factory=lambda: Metrics("monitor"))
     undecodable: int = 0
     lost: int = 0
     cursor: int = 0
@@ -210,6 +219,9 @@ class Monitor:
         page = await self.client.observations(self.cursor, self.settings.batch)
         if page.boot != self.boot:
             page = await self.client.observations(0, self.settings.batch)
+        self.metrics.observe_monitor_pass(observations=len(page.observations), now_s=time.time())
+        if page.lost:
+            self.metrics.observe_monitor_gap()
         if page.observations or page.next != self.cursor or page.boot != self.boot:
             self._take(page)
         moved = False
@@ -314,9 +326,10 @@ def ports_for(model: WatchedModel, settings: MonitorSettings, client: Client, st
     )
 
 
-def monitor_of(settings: MonitorSettings, client: Client) -> Monitor:
+def monitor_of(settings: MonitorSettings, client: Client, metrics: Metrics | None = None) -> Monitor:
     store = MonitorStore(settings.state_dir / "monitor.sqlite")
-    return Monitor(settings, client, store, partial(ports_for, settings=settings, client=client, store=store))
+    parts = partial(ports_for, settings=settings, client=client, store=store)
+    return Monitor(settings, client, store, parts, metrics or Metrics("monitor"))
 
 
 async def serve(settings: MonitorSettings) -> None:
@@ -325,8 +338,10 @@ async def serve(settings: MonitorSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     timeout = aiohttp.ClientTimeout(total=settings.timeout_s)
+    metrics = Metrics("monitor", version("agent-controlplane"), settings.telemetry.label_caps)
+    start_http_server(settings.telemetry.metrics_port, settings.telemetry.metrics_host, metrics.registry)
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        monitor = monitor_of(settings, HttpClient(settings, session))
+        monitor = monitor_of(settings, HttpClient(settings, session), metrics)
         try:
             await monitor.run(stop)
         finally:
@@ -337,9 +352,9 @@ async def serve(settings: MonitorSettings) -> None:
 @click.option("--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True)
 def monitor_command(config: Path) -> None:
     """Watch the models that CONFIG names (YAML, MonitorSettings) and retrain those whose labels prove them wrong."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     try:
         settings = MonitorSettings.model_validate(yaml.safe_load(config.read_text()) or {})
     except (ValidationError, yaml.YAMLError) as error:
         raise click.ClickException(str(error)) from error
+    configure_logging(settings.telemetry.log_level)
     asyncio.run(serve(settings))

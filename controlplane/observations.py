@@ -56,20 +56,16 @@ class Label:
 
 
 class Observations:
-    """An observer of calls. ``version_of`` gives the version that a call to a model means just now, 0 for none.
-
-    ``was_read`` is told how many observations a reader got and how many it had missed.
-    """
+    """An observer of calls. ``version_of`` gives the version that a call to a model means just now, 0 for none."""
 
     def __init__(
         self,
         capacity: int,
         version_of: Callable[[Call], int],
         wall_clock: Callable[[], float] = time.time,
-        was_read: Callable[[int, int], None] = lambda _read, _lost: None,
     ) -> None:
         self._ring: ObservationRing[Prediction | Label] = ObservationRing(capacity)
-        self._version_of, self._wall_clock, self._was_read = version_of, wall_clock, was_read
+        self._version_of, self._wall_clock = version_of, wall_clock
         self._boot = uuid.uuid4().hex  # sequence numbers mean something only within one life of this process
 
     def refused(self, call: Call, principal: Principal, decision: Decision, receipt: Receipt) -> None:
@@ -111,6 +107,5 @@ class Observations:
     def page(self, after: int, limit: int) -> dict[str, Any]:
         """At most ``limit`` observations that follow sequence number ``after``, and how many before them are lost."""
         found, lost = self._ring.after(after, limit)
-        self._was_read(len(found), lost)
         listed = [{"seq": seq, **item.as_json()} for seq, item in found]
         return {"observations": listed, "next": found[-1][0] if found else after, "lost": lost, "boot": self._boot}

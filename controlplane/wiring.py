@@ -98,7 +98,6 @@ class ControlPlane:
                 self.settings.observations.capacity,
                 lambda call: self.fleet.version_meant(call.resource.rpartition("/")[2], call.version, call.label),
                 self.clock.wall,
-                self._monitor_read,
             )
             self.gateway = await self._gateway(stack, tasks)
             self.app = self._application()
@@ -152,7 +151,12 @@ class ControlPlane:
         bridges = Supervisor(registry.stdio_servers, start, patience, self.clock.monotonic)
         tasks.start_soon(bridges.run)
         mcp = McpBackend(session, remote_endpoints(registry.mcp_servers), bridges.find)
-        self.mcp_settings = McpDoorSettings(allowed_hosts=self.settings.server.allowed_hosts)
+        hosts = self.settings.server.allowed_hosts
+        self.mcp_settings = McpDoorSettings(
+            allowed_hosts=hosts,
+            allowed_origins=tuple(f"{scheme}://{host}" for scheme in ("http", "https") for host in hosts),
+            exchange_timeout_s=timeouts.mcp_s,
+        )
         return {
             "model": ModelDispatch(self.fleet.names, self.fleet.ladder_of, timeouts.model_s),
             "tool": ByName(HttpToolBackend(registry.http_tools, session), timeouts.tool_s),
@@ -220,11 +224,6 @@ class ControlPlane:
         self.metrics.observe_breaker(upstream=moved.name, state=moved.after.value)
         log.warning("breaker moved", extra={"upstream": moved.name, "state": moved.after.value, "reason": moved.reason})
 
-    def _monitor_read(self, read: int, lost: int) -> None:
-        self.metrics.observe_monitor_pass(observations=read, now_s=self.clock.wall())
-        if lost:
-            self.metrics.observe_monitor_gap()
-
     def _orphans(self) -> int:
         """Intents that a dead process left open; opening the ledger closes them as unknown."""
         path = self.settings.audit.path
@@ -243,7 +242,11 @@ class ControlPlane:
                 self.metrics.observe_policy_loaded(revision=revision, now_s=self.clock.wall())
             if status.error and status.error != error:
                 self.metrics.observe_policy_reload_failed()
+            if error and not status.error:
+                self.metrics.observe_policy_sound()
             error = status.error
+            for breaker in self.fleet.breakers.snapshot():
+                self.metrics.observe_breaker(upstream=breaker.name, state=breaker.state.value)
             self.metrics.observe_observation_dropped(self.observations.dropped - dropped)
             dropped = self.observations.dropped
             await self.ledger.probe()

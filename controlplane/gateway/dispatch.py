@@ -29,9 +29,10 @@ class ByKind:
         if served is None:
             raise BackendRejected("not_found", f"nothing serves {call.resource}")
         parent = self.traceparent_for(call.id, call.traceparent)
-        if parent:
+        if parent or call.traceparent:  # what came may be malformed, and then goes no further
             others = tuple(header for header in call.headers if header[0] != TRACEPARENT)
-            admission = replace(admission, call=replace(call, headers=(*others, (TRACEPARENT, parent))))
+            headers = (*others, (TRACEPARENT, parent)) if parent else others
+            admission = replace(admission, call=replace(call, headers=headers))
         return served.send(admission)
 
 

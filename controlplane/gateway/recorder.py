@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from controlplane.calls import Call, Decision, Principal, Receipt
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.outcome import Outcome
+from controlplane.telemetry.context import parse
 
 Commit = Callable[[bytes], str]
 """A keyed commitment to bytes, as text."""
@@ -50,7 +51,7 @@ class LedgerRecorder:
             "action": action_facts(call) | {"args_commit": self.commit(call.body), "bytes": len(call.body)},
             "decision": decision_facts(decision),
         }
-        if call.traceparent:
+        if call.traceparent and parse(call.traceparent):  # nobody's free text gets into the ledger this way
             body["trace"] = {"traceparent": call.traceparent}
         kind = "intent" if decision.permits else "deny"
         receipt = await self.ledger.append(kind, body, event_id=call.id, opens=decision.permits)

@@ -35,6 +35,7 @@ class Stage:
     http: int = field(default_factory=free_port)
     grpc: int = field(default_factory=free_port)
     metrics: int = field(default_factory=free_port)
+    monitor_metrics: int = field(default_factory=free_port)
     models: int = field(default_factory=free_port)
     light: int = field(default_factory=free_port)
     refunds: int = field(default_factory=free_port)
@@ -153,6 +154,7 @@ class Stage:
             "state_dir": str(self.folder / "monitor"),
             "models_root": str(self.folder / "models"),
             "poll_s": 0.2,
+            "telemetry": {"metrics_port": self.monitor_metrics},
             "models": [watched],
         }
 

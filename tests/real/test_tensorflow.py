@@ -23,7 +23,7 @@ ORACLE = Path(__file__).with_name("tensorflow_oracle.py")
 
 pytestmark = [
     pytest.mark.real("tensorflow"),
-    pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-tensorflow with TensorFlow in it (make venv-tensorflow)"),
+    pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-tensorflow with TensorFlow in it (make test-real)"),
 ]
 
 

@@ -27,6 +27,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -34,6 +35,7 @@ from starlette.responses import JSONResponse, Response
 from controlplane.calls import Call, Principal, new_call_id
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.problems import BadRequest, Problem
+from controlplane.telemetry.context import forwarded
 from controlplane.tools.mcp_message import (
     INVALID_REQUEST,
     ROUTING_HEADERS,
@@ -173,7 +175,7 @@ class McpDispatch:
             call_id=admission.receipt.event_id,
             target=server,
             operation="message",
-            body=call.body,
+            body=with_context(call.body, dict(call.headers).get("traceparent", "")),
             streams=call.streams,
             headers=call.headers,
             timeout_s=self._timeout_s(admission),
@@ -192,6 +194,21 @@ def _has_ended(call: Call, reply: BackendReply) -> bool:
     """The server ended the session as asked, or says that there is none. It may also refuse to end one (405)."""
     ended = call.operation == END and reply.status < HTTPStatus.BAD_REQUEST
     return ended or reply.status == HTTPStatus.NOT_FOUND
+
+
+def with_context(body: bytes, traceparent: str) -> bytes:
+    """``body`` with our trace context in its ``_meta`` where the caller put one, and no baggage; else the same bytes."""
+    if b'"traceparent"' not in body and b'"baggage"' not in body:
+        return body
+    document = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    params = msgspec.json.decode(document.get("params", b"{}"), type=dict[str, msgspec.Raw])
+    meta = msgspec.json.decode(params.get("_meta", b"{}"), type=dict[str, Any])
+    placed = forwarded(meta, traceparent)
+    if placed == meta:
+        return body
+    params["_meta"] = msgspec.Raw(msgspec.json.encode(placed))
+    document["params"] = msgspec.Raw(msgspec.json.encode(params))
+    return msgspec.json.encode(document)
 
 
 def server_of(call: Call) -> str:

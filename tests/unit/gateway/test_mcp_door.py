@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 
 from audit import AuditUnavailable
 from controlplane.calls import Call, Decision, Effect, Principal, Receipt, RuleRef
-from controlplane.gateway.doors.mcp import META_KEY, McpDispatch, McpDoor, McpDoorSettings
+from controlplane.gateway.doors.mcp import META_KEY, McpDispatch, McpDoor, McpDoorSettings, with_context
 from controlplane.gateway.edge import routes
 from controlplane.gateway.gateway import Admission, Gateway
 from controlplane.gateway.obligations import Obligations
@@ -390,3 +390,19 @@ async def test_a_question_in_mid_call_reaches_the_client_before_the_answer_exist
     scope = {"type": "http", "method": "POST", "path": "/mcp/shop", "query_string": b"", "headers": headers}
     await asyncio.wait_for(rig.application()(scope, receive, send), 5)
     assert [part for part in sent if part] == [question, answer]
+
+
+OURS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def test_trace_context_in_meta_is_replaced_by_ours_and_baggage_goes_no_further():
+    meta = {"traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-00", "baggage": "user=root", "progressToken": 7}
+    sent = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "x", "_meta": meta}}
+    placed = json.loads(with_context(json.dumps(sent).encode(), OURS))
+    assert placed["params"]["_meta"] == {"progressToken": 7, "traceparent": OURS}
+    assert placed["params"]["name"] == "x"
+
+
+def test_message_without_trace_context_keeps_its_very_bytes():
+    body = b'{"jsonrpc" : "2.0", "id":1,"method":"ping",  "params":{"_meta":{"progressToken":7}}}'
+    assert with_context(body, OURS) is body
