@@ -55,10 +55,16 @@ test: install ## run the tests; absent real components are skipped and named
 	@$(UV) pip install --quiet --python .venv-litellm/bin/python 'litellm[proxy]==1.106.2'
 	@touch $@
 
+.venv-mcp/installed:
+	@echo "· the official MCP conformance suite and an old-era MCP server, for tests only (Node 22 from npm)"
+	@npm install --silent --prefix .venv-mcp --no-audit --no-fund --save-exact \
+		node@22.23.3 @modelcontextprotocol/conformance@0.2.0-alpha.12 @modelcontextprotocol/server-filesystem@2026.8.31
+	@touch $@
+
 demo-llm: install .venv-vllm/installed ## the demo with vLLM for CPU and a tiny local model beside it
 	@$(BIN)/python -m examples.demo --llm
 
-test-real: install .venv-vllm/installed .venv-tensorflow/installed ## the tests that meet real vLLM, TensorFlow, MCP conformance, Prometheus, Chromium
+test-real: install .venv-vllm/installed .venv-tensorflow/installed .venv-mcp/installed ## the tests that meet real vLLM, TensorFlow, MCP conformance, Prometheus, Chromium
 	@$(BIN)/python -m pytest -m real -rs
 
 bench: install .venv-litellm/installed ## wrk against stub, bare pass-through, gateway and LiteLLM, in one run
@@ -77,4 +83,4 @@ lock: ## resolve pyproject.toml again into requirements.lock and bootstrap.lock 
 		--group build --group demo --group dev $(COMPILE) -o requirements.lock
 
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-vllm .venv-tensorflow .venv-litellm var .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-tensorflow .venv-litellm .venv-mcp var .pytest_cache .mypy_cache .ruff_cache .hypothesis
