@@ -197,7 +197,7 @@ def _has_ended(call: Call, reply: BackendReply) -> bool:
 
 
 def with_context(body: bytes, traceparent: str) -> bytes:
-    """``body`` with our trace context in its ``_meta`` where the caller put one, and no baggage; else the same bytes."""
+    """``body`` with our trace context where the caller put one in its ``_meta``, and no baggage; else as it came."""
     if b'"traceparent"' not in body and b'"baggage"' not in body:
         return body
     document = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
