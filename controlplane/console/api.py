@@ -31,7 +31,7 @@ from controlplane.console.ports import (
     PolicyView,
     Receipt,
 )
-from controlplane.console.problems import problem_response
+from controlplane.console.problems import DESCRIBED, problem_response
 from controlplane.console.sessions import Sessions
 from controlplane.console.settings import ConsoleSettings
 
@@ -196,7 +196,7 @@ class Api:
         self.ports, self.changes, self.history = ports, changes, CallHistory(ports.ledger)
 
     def router(self) -> APIRouter:
-        router = APIRouter(route_class=GuardedRoute)
+        router = APIRouter(route_class=GuardedRoute, responses=DESCRIBED)
         for method, path, operation, action, resource in (
             ("GET", "/api/calls", self.list_calls, "read", "/api/calls"),
             ("GET", "/api/calls/{call_id}", self.read_call, "read", "/api/calls"),

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -21,6 +22,23 @@ from controlplane.console.ports import (
     NotProven,
     Unavailable,
 )
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details; ``reason`` is a stable word for machines."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    reason: str
+    rules: list[dict[str, str]] | None = None
+
+
+DESCRIBED: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in (401, 403, 422, 503)
+}
+"""What every operation may answer besides its result, for the API's description."""
 
 STATUS: dict[type[ConsoleError], tuple[int, str]] = {
     NotProven: (401, "unauthenticated"),
