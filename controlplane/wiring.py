@@ -35,6 +35,7 @@ from controlplane.gateway.metered_ledger import MeteredLedger
 from controlplane.gateway.models import ModelDispatch
 from controlplane.gateway.obligations import Obligations
 from controlplane.gateway.observers import Observers
+from controlplane.gateway.problems import Problem
 from controlplane.gateway.recorder import LedgerRecorder
 from controlplane.gateway.tracer import CallLog, Tracer
 from controlplane.identity.identity import TokenIdentity
@@ -167,7 +168,7 @@ class ControlPlane:
         server = self.settings.server
         door = TfServingGrpc(
             self.gateway,
-            self._unauthenticated,
+            self._refused,
             host=server.host,
             port=server.grpc_port,
             body_limit_bytes=server.body_limit_bytes,
@@ -176,8 +177,11 @@ class ControlPlane:
         stack.push_async_callback(door.stop, server.drain_s)
         return port
 
-    def _unauthenticated(self, _door: str, reason: str) -> None:
-        self.metrics.observe_unauthenticated(reason)
+    def _refused(self, door: str, problem: Problem) -> None:
+        if problem.kind == "unauthenticated":
+            self.metrics.observe_unauthenticated(problem.reason)
+        elif problem.kind in ("identity", "ledger"):
+            self.metrics.observe_unadmitted(door=door, reason=problem.reason)
 
     def doors(self) -> list[HttpDoor]:
         visible = self.policy.could_permit
@@ -193,7 +197,7 @@ class ControlPlane:
                 self.doors(),
                 self.gateway,
                 lambda problem: challenge(identity, problem.reason),
-                self._unauthenticated,
+                self._refused,
             ),
             *health.routes(self.faults, self._metadata),
             Mount("/", self._console()),

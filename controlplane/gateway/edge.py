@@ -69,6 +69,9 @@ class HttpDoor(Protocol):
 Challenge = Callable[[Problem], str]
 """The ``WWW-Authenticate`` value that goes with a 401 (RFC 6750, RFC 9728)."""
 
+Refused = Callable[[str, Problem], None]
+"""Told of every problem by the door's name: strangers and outages never reach the ledger, and must be counted."""
+
 
 @dataclass(frozen=True, slots=True)
 class DoorEndpoint:
@@ -77,7 +80,7 @@ class DoorEndpoint:
     door: HttpDoor
     gateway: Gateway
     challenge: Challenge
-    unauthenticated: Callable[[str, str], None]  # (door, reason) → counted, since strangers never reach the ledger
+    refused: Refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -121,8 +124,7 @@ class DoorEndpoint:
         await exchange.end(held)
 
     async def _refuse(self, request: Request, problem: Problem, exchange: Exchange) -> None:
-        if problem.status == HTTPStatus.UNAUTHORIZED:
-            self.unauthenticated(self.door.name, problem.reason)
+        self.refused(self.door.name, problem)
         if exchange.started:
             await exchange.break_off(self.door.broken(problem))
             return
@@ -194,11 +196,9 @@ def reply_headers(admission: Admission, reply: BackendReply) -> list[tuple[bytes
     return headers
 
 
-def routes(
-    doors: Iterable[HttpDoor], gateway: Gateway, challenge: Challenge, unauthenticated: Callable[[str, str], None]
-) -> list[BaseRoute]:
+def routes(doors: Iterable[HttpDoor], gateway: Gateway, challenge: Challenge, refused: Refused) -> list[BaseRoute]:
     return [
-        Route(path, DoorEndpoint(door, gateway, challenge, unauthenticated), methods=[method])
+        Route(path, DoorEndpoint(door, gateway, challenge, refused), methods=[method])
         for door in doors
         for method, path in door.paths
     ]

@@ -16,6 +16,7 @@ import grpc
 
 from controlplane.calls import Call
 from controlplane.gateway.doors.tfserving_call import ACTIONS, call_of
+from controlplane.gateway.edge import Refused
 from controlplane.gateway.gateway import Admission, Gateway
 from controlplane.gateway.hangup import until_cancelled
 from controlplane.gateway.problems import Problem, problem_for
@@ -53,13 +54,13 @@ class TfServingGrpc:
     def __init__(
         self,
         gateway: Gateway,
-        unauthenticated: Callable[[str, str], None],
+        refused: Refused,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
         body_limit_bytes: int = 4 * 1024 * 1024,
     ) -> None:
-        self.gateway, self.unauthenticated = gateway, unauthenticated
+        self.gateway, self.refused = gateway, refused
         self.host, self.port, self.body_limit_bytes = host, port, body_limit_bytes
         self._server: Any = None
 
@@ -119,8 +120,7 @@ class TfServingGrpc:
 
     async def _refuse(self, problem: Problem, error: Exception, context: Any) -> None:
         code = status_of(problem)
-        if code is Code.UNAUTHENTICATED:
-            self.unauthenticated(self.name, problem.reason)
+        self.refused(self.name, problem)
         if problem.kind == "internal":
             log.error("unforeseen error", exc_info=error, extra={"door": self.name})
         await context.abort(code, problem.detail, trailing_metadata=facts_of(problem))

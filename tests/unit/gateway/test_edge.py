@@ -70,8 +70,8 @@ class Wire:
         endpoint = DoorEndpoint(door or PlainDoor(), rig.gateway, lambda problem: "Bearer", self.counted)
         await endpoint(scope, self.receive, self.send)
 
-    def counted(self, door: str, reason: str) -> None:
-        self.unauthenticated = (door, reason)
+    def counted(self, door: str, problem: Problem) -> None:
+        self.counted_as = (door, problem.kind, problem.reason)
 
     @property
     def status(self) -> int:
@@ -105,7 +105,7 @@ async def test_stranger_gets_401_with_a_challenge_and_is_counted(rig, token):
     await wire.run(rig)
     assert wire.status == 401
     assert wire.headers["www-authenticate"] == "Bearer"
-    assert wire.unauthenticated == ("plain", "bad_signature")
+    assert wire.counted_as == ("plain", "unauthenticated", "bad_signature")
     assert not wire.body_read
 
 

@@ -40,7 +40,9 @@ class Client:
 @pytest.fixture
 async def client(rig) -> AsyncIterator[Client]:
     strangers: list[tuple[str, str]] = []
-    door = TfServingGrpc(rig.gateway, lambda *what: strangers.append(what), body_limit_bytes=10_000)
+    door = TfServingGrpc(
+        rig.gateway, lambda door, problem: strangers.append((door, problem.reason)), body_limit_bytes=10_000
+    )
     port = await door.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield Client(channel, strangers)
