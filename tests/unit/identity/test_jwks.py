@@ -113,9 +113,15 @@ async def test_keys_are_read_again_in_the_background_also_after_a_failure() -> N
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+async def elsewhere(_: web.Request) -> web.StreamResponse:
+    """A key set that would do, at an address nobody configured."""
+    return web.Response(body=key_set(OLD))
+
+
 async def served(handler: Handler, finished: asyncio.Event | None = None, **changes: Any) -> JwksKeys:
     app = web.Application()
     app.router.add_get("/keys", handler)
+    app.router.add_get("/elsewhere", elsewhere)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
