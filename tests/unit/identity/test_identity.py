@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -155,7 +156,7 @@ async def test_file_changed_within_one_tick_of_its_clock_is_still_obeyed(
     world = World(path)
     await world.keys.refresh()
     stopped = path.stat()
-    monkeypatch.setattr("controlplane.identity.denylist.os.stat", lambda _: stopped)
+    monkeypatch.setattr("controlplane.identity.denylist.os", SimpleNamespace(stat=lambda _: stopped))
     await world.identity.authenticate(token())
     path.write_text('{"tokens":["token-1"]}')
     assert await world.refusal(token()) == "revoked"
