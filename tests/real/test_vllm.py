@@ -9,11 +9,8 @@ import asyncio
 import json
 import os
 import signal
-import socket
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -22,61 +19,9 @@ import pytest
 from inference.errors import BackendTimeout
 from inference.vllm import VllmBackend
 from tests.contracts.openai_contract import OpenAIBackendContract, Served, chat, stops, whole
+from tests.real.conftest import RunningVllm
 
 pytestmark = pytest.mark.real("vllm")
-
-ROOT = Path(__file__).parents[2]
-PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
-KEY = "the-servers-own-key"
-START_LIMIT_S = 300.0
-STOP_LIMIT_S = 30.0
-
-
-@dataclass(frozen=True)
-class RunningVllm:
-    origin: str
-    pid: int
-
-
-@pytest.fixture(scope="module")
-def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("vllm") / "key"
-    path.write_text(f"{KEY}\n")
-    return path
-
-
-@pytest.fixture(scope="module")
-def vllm(key_file: Path) -> Iterator[RunningVllm]:
-    if not PYTHON.exists():
-        pytest.skip("no .venv-vllm: vLLM for the CPU is not installed")
-    port = free_port()
-    command = [PYTHON, ROOT / "examples/tiny_llm/serve.py", f"--port={port}", f"--api-key-file={key_file}"]
-    command += [f"--model={key_file.parent / 'tiny'}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        overdue = threading.Timer(START_LIMIT_S, server.terminate)
-        overdue.start()
-        try:
-            lines = list(until_ready(server))
-            overdue.cancel()
-            assert lines[-1].startswith("ready "), "\n".join(lines)
-            yield RunningVllm(f"http://127.0.0.1:{port}", server.pid)
-        finally:
-            overdue.cancel()
-            server.terminate()
-            server.wait(STOP_LIMIT_S)
-
-
-def until_ready(server: subprocess.Popen[str]) -> Iterator[str]:
-    for line in server.stdout or ():
-        yield line
-        if line.startswith("ready "):
-            return
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 async def metric(origin: str, name: str) -> float:
