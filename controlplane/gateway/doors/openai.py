@@ -36,7 +36,6 @@ class ChatFields(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     messages: list[msgspec.Raw] = []
-    input: msgspec.Raw | None = None
     user: str | None = None
 
 
