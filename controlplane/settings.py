@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from audit import AuditSettings
 from controlplane.console.settings import ConsoleSettings
 from controlplane.identity.settings import IdentitySettings
+from controlplane.limits.settings import LimitSettings
 from controlplane.policy.settings import PolicySettings
 from controlplane.resilience.settings import BreakerSettings, FallbackSettings
 from controlplane.telemetry.settings import TelemetrySettings
@@ -89,6 +90,7 @@ class Settings(BaseSettings):
     breaker: BreakerSettings = BreakerSettings()
     fallback: FallbackSettings = FallbackSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
+    limits: LimitSettings = LimitSettings()
     console: ConsoleSettings = ConsoleSettings()
     observations: ObservationSettings = ObservationSettings()
     registry: Path | None = Field(None, description="YAML file of tools and MCP servers; none: there are none.")

@@ -77,7 +77,7 @@ class ControlPlane:
         self.policy = BundlePolicy(settings.policy, self.clock.wall)
         self.identity = TokenIdentity(settings.identity, wall_clock=self.clock.wall)
         self.registry = load_registry(settings.registry) if settings.registry else Registry()
-        self.obligations = obligations or discharges(RateLimit(), self.clock.monotonic)
+        self.obligations = obligations or discharges(RateLimit(settings.limits.max_counters), self.clock.monotonic)
         self.grpc_port = 0
 
     async def __aenter__(self) -> Self:

@@ -31,6 +31,7 @@ def invite(stage: Stage, terminal: Terminal) -> None:
     terminal.say(f"metrics     http://127.0.0.1:{stage.metrics}/metrics")
     terminal.say(f"gRPC        127.0.0.1:{stage.grpc}   (TF Serving's PredictionService)")
     terminal.say("Three commands to try:")
+    command, audit = Path(sys.executable).with_name("controlplane"), stage.folder / "audit"
     rows = '{"instances": [[4.6, 0, 6.5, 5.2, 0, 10.6, 1, 0, 0]]}'
     print(f"""
   curl {stage.url}/v1/models/risk:predict -H "authorization: Bearer {analyst}" -d '{rows}'
@@ -38,7 +39,7 @@ def invite(stage: Stage, terminal: Terminal) -> None:
   curl {stage.url}/tools/refund -H "authorization: Bearer {support}" \\
     -d '{{"order": "A-20", "amount": 5000}}'
 
-  controlplane audit verify --ledger {stage.ledger} --key {stage.folder / "audit/signing.key.pub"}
+  {command} audit verify --ledger {stage.ledger} --key {audit / "signing.key.pub"}
 
 Stop with Ctrl-C.
 """)

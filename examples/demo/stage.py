@@ -45,6 +45,11 @@ class Stage:
     reference: dict[str, int] = field(default_factory=dict)
 
     @property
+    def deployed(self) -> list[str]:
+        """The backends whose model servers the gateway tells what to serve."""
+        return ["tfs", "tfs-baseline"]
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http}"
 
