@@ -44,18 +44,22 @@ class ByName:
     timeout_s: float
 
     def send(self, admission: Admission) -> AbstractAsyncContextManager[BackendReply]:
-        call = admission.call
-        return self.backend.send(
-            BackendRequest(
-                call_id=admission.receipt.event_id,
-                target=call.resource.removeprefix("/").partition("/")[2],
-                operation=call.operation,
-                body=call.body,
-                version=call.version,
-                label=call.label,
-                streams=call.streams,
-                headers=call.headers,
-                timeout_s=self.timeout_s if call.deadline_s is None else min(self.timeout_s, call.deadline_s),
-                scope=f"{admission.principal.tenant}:{admission.decision.revision}",
-            )
-        )
+        target = admission.call.resource.removeprefix("/").partition("/")[2]
+        return self.backend.send(request_for(admission, target, self.timeout_s))
+
+
+def request_for(admission: Admission, target: str, timeout_s: float) -> BackendRequest:
+    """What goes out for an admitted call. Answers may be remembered for its tenant under its policy revision only."""
+    call = admission.call
+    return BackendRequest(
+        call_id=admission.receipt.event_id,
+        target=target,
+        operation=call.operation,
+        body=call.body,
+        version=call.version,
+        label=call.label,
+        streams=call.streams,
+        headers=call.headers,
+        timeout_s=timeout_s if call.deadline_s is None else min(timeout_s, call.deadline_s),
+        scope=f"{admission.principal.tenant}:{admission.decision.revision}",
+    )

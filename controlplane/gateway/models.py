@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from controlplane.gateway.dispatch import request_for
 from controlplane.gateway.gateway import Admission
-from inference.backend import Backend, BackendReply, BackendRequest
+from inference.backend import Backend, BackendReply
 from inference.errors import BackendRejected
 
 LIST = "/model"
@@ -30,20 +31,7 @@ class ModelDispatch:
         ladder = self.ladder_of(name)
         if ladder is None:
             raise BackendRejected("not_found", f"no model {name} is served here")
-        return ladder.send(
-            BackendRequest(
-                call_id=admission.receipt.event_id,
-                target=name,
-                operation=call.operation,
-                body=call.body,
-                version=call.version,
-                label=call.label,
-                streams=call.streams,
-                headers=call.headers,
-                timeout_s=self.timeout_s if call.deadline_s is None else min(self.timeout_s, call.deadline_s),
-                scope=f"{admission.principal.tenant}:{admission.decision.revision}",
-            )
-        )
+        return ladder.send(request_for(admission, name, self.timeout_s))
 
 
 @asynccontextmanager
