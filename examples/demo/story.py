@@ -67,6 +67,8 @@ class Story:
         rule = (said.get("rules") or [{"id": "?", "source": "?"}])[0]
         out.check(status == 403 and rule["id"] == "support.refund.large", "a refund of 5000 is denied by its argument")
         out.detail(f"rule {rule['id']} at policies/{rule['source']}, ledger entry {said.get('ledger_index')}")
+        small = [await self.support.post("/tools/refund", {"order": f"B-{n}", "amount": 5}) for n in range(5)]
+        out.check([status for status, _ in small] == [200] * 4 + [429], "the sixth refund within a minute has to wait")
         tools, _, refusal = await mcp_tools_and_time(self.stage.url, self.stage.tokens["support"])
         out.check("Denied by policy" in refusal, "an MCP tool call is denied in words that a model can read")
         out.check(tools == ["get_current_time"], "tools/list shows support only the tool it may call")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 import socket
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -20,18 +16,15 @@ from typing import Any
 
 import pytest
 import uvicorn
-import yaml
 
 from controlplane.telemetry.asgi import MetricsEndpoint
 from controlplane.telemetry.metrics import Metrics
+from tests.real.prometheus_server import PANELS, Prometheus, scraping, substituted
 
 pytestmark = pytest.mark.real("prometheus")
 
 ROOT = Path(__file__).parents[2]
-BOARD = json.loads((ROOT / "dashboards" / "overview.json").read_text("utf-8"))
-PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
 SCRAPED_TIMES = 4
-PATIENCE_S = 30.0
 
 
 def exercise(metrics: Metrics) -> None:
@@ -95,83 +88,13 @@ def scraped() -> Generator[Scraped]:
         listening.close()
 
 
-class Prometheus:
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def get(self, path: str, **query: str) -> Any:
-        address = f"{self.url}/{path}?{urllib.parse.urlencode(query)}"
-        try:
-            with urllib.request.urlopen(address, timeout=5) as answer:
-                return json.load(answer)["data"]
-        except urllib.error.HTTPError as error:
-            with error:
-                raise AssertionError(error.read().decode()) from None
-
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        return list(self.get("api/v1/query", query=expression)["result"])
-
-    def scrapes(self) -> int:
-        found = self.query("sum(count_over_time(up[1h]))")
-        return int(found[0]["value"][1]) if found else 0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
-
-
-def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    give_up = time.monotonic() + PATIENCE_S
-    while time.monotonic() < give_up:
-        assert process.poll() is None, "prometheus ended"
-        try:
-            if ready():
-                return
-        except (OSError, AssertionError):
-            pass  # not listening yet
-        time.sleep(0.1)  # a foreign process has no event to wait for
-    pytest.fail("prometheus did not get ready")
-
-
 @pytest.fixture(scope="module")
 def prometheus(scraped: Scraped, tmp_path_factory: pytest.TempPathFactory) -> Generator[Prometheus]:
-    binary = shutil.which("prometheus")
-    if binary is None:
-        pytest.skip("prometheus is not installed (Debian package prometheus)")
-    folder = tmp_path_factory.mktemp("prometheus")
-    where = urllib.parse.urlsplit(scraped.url)
-    job = {"job_name": "controlplane", "metrics_path": where.path, "static_configs": [{"targets": [where.netloc]}]}
-    settings = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "scrape_configs": [job],
-        "rule_files": [str(ROOT / "dashboards" / "rules.yml")],
-    }
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
-    port = free_port()
-    command = [
-        binary,
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--enable-feature=exemplar-storage",
-        "--log.level=error",
-    ]
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        running = Prometheus(f"http://127.0.0.1:{port}")
-        try:
-            wait_until(lambda: running.scrapes() >= SCRAPED_TIMES - 2, process)
-            scraped.stir()
-            wait_until(lambda: running.scrapes() >= SCRAPED_TIMES, process)
-            yield running
-        finally:
-            process.terminate()
-            process.wait(10)
-
-
-def substituted(expression: str) -> str:
-    expression = re.sub(r"\$__(rate_interval|range)", "1m", expression)
-    return expression.replace("$tenant", ".*")
+    with scraping([scraped.url], tmp_path_factory.mktemp("prometheus")) as running:
+        running.wait_for_scrapes(SCRAPED_TIMES - 2)
+        scraped.stir()
+        running.wait_for_scrapes(SCRAPED_TIMES)
+        yield running
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])

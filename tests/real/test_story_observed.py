@@ -1,0 +1,63 @@
+"""The whole story, told against the running gateway and monitor while a real Prometheus scrapes both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from examples.demo.__main__ import tell
+from examples.demo.cast import start_all
+from examples.demo.parts import Parts
+from examples.demo.stage import Stage
+from examples.demo.terminal import Terminal
+from tests.real.prometheus_server import PANELS, Prometheus, scraping, substituted
+
+pytestmark = pytest.mark.real("prometheus")
+
+NOT_IN_THE_STORY = {
+    "Failed calls": "every call is answered in it, by a fallback if need be",
+    "Failures by cause": "as above",
+    "First token": "no language model in it",
+    "Tokens": "no language model in it",
+    "Telemetry's own losses": "telemetry loses nothing in it",
+    "Turned away by our own faults": "ledger and identity stay well in it",
+    "Waiting and failing": "every append succeeds in it",
+}
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Generator[Prometheus]:
+    folder: Path = tmp_path_factory.mktemp("story")
+    stage, terminal = Stage(folder / "stage"), Terminal()
+    stage.set_up(terminal)
+    urls = [f"http://127.0.0.1:{port}/metrics" for port in (stage.metrics, stage.monitor_metrics)]
+    with Parts(stage.folder) as parts:
+        start_all(parts, stage, terminal)
+        with scraping(urls, folder) as running:
+            running.wait_for_scrapes(2)
+            asyncio.run(tell(stage, parts, terminal))
+            running.wait_for_scrapes(running.scrapes() + 3)
+            assert not terminal.failed
+            yield running
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_every_panel_shows_what_happened(observed: Prometheus, panel: dict) -> None:
+    answers = {target["expr"]: observed.query(substituted(target["expr"])) for target in panel["targets"]}
+    if panel["title"] not in NOT_IN_THE_STORY:
+        assert [expression for expression, series in answers.items() if not series] == []
+
+
+def test_the_rules_evaluate_on_the_running_product(observed: Prometheus) -> None:
+    rules = [rule for group in observed.get("api/v1/rules")["groups"] for rule in group["rules"]]
+    assert [rule["name"] for rule in rules if rule["health"] == "err"] == []
+
+
+def test_the_loop_can_be_read_off_the_metrics(observed: Prometheus) -> None:
+    promoted = observed.query('sum(controlplane_promotions_total{model="risk",outcome="won"})')
+    assert promoted[0]["value"][1] == "1"
+    served = observed.query('sum by (rung) (controlplane_fallback_answers_total{model="risk"})')
+    assert {series["metric"]["rung"] for series in served} == {"cache", "lighter"}
