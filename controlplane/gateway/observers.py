@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from controlplane.calls import Call, Decision, Principal, Receipt
 from controlplane.gateway.gateway import Admission, Observer
@@ -22,20 +21,26 @@ class Observers:
 
     def refused(self, call: Call, principal: Principal, decision: Decision, receipt: Receipt) -> None:
         for each in self.watching:
-            self._guarded(each, partial(each.refused, call, principal, decision, receipt))
+            try:
+                each.refused(call, principal, decision, receipt)
+            except Exception as error:  # noqa: BLE001  whatever broke, the call goes on
+                self._complain(each, error)
 
     def admitted(self, admission: Admission) -> None:
         for each in self.watching:
-            self._guarded(each, partial(each.admitted, admission))
+            try:
+                each.admitted(admission)
+            except Exception as error:  # noqa: BLE001  as above
+                self._complain(each, error)
 
     def observe(self, admission: Admission, outcome: Outcome, *, recorded: bool) -> None:
         for each in self.watching:
-            self._guarded(each, partial(each.observe, admission, outcome, recorded=recorded))
+            try:
+                each.observe(admission, outcome, recorded=recorded)
+            except Exception as error:  # noqa: BLE001  as above
+                self._complain(each, error)
 
-    def _guarded(self, each: Observer, tell: Callable[[], None]) -> None:
-        try:
-            tell()
-        except Exception:
-            if id(each) not in self._complained:
-                self._complained.add(id(each))
-                log.exception("an observer broke; calls go on", extra={"observer": type(each).__name__})
+    def _complain(self, each: Observer, error: Exception) -> None:
+        if id(each) not in self._complained:
+            self._complained.add(id(each))
+            log.error("an observer broke; calls go on", exc_info=error, extra={"observer": type(each).__name__})

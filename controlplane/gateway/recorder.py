@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from controlplane.calls import Call, Decision, Principal, Receipt
+from controlplane.calls import Call, Decision, Principal, Receipt, new_call_id
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.outcome import Outcome
 from controlplane.telemetry.context import parse
@@ -63,7 +63,7 @@ class LedgerRecorder:
             "intent_seq": admission.receipt.index,
             "result_commit": self.commit(outcome.digest.digest()),
         }
-        receipt = await self.ledger.append("outcome", body, closes=admission.receipt.event_id)
+        receipt = await self.ledger.append("outcome", body, event_id=new_call_id(), closes=admission.receipt.event_id)
         return Receipt(receipt.event_id, receipt.index, receipt.checkpoint)
 
 

@@ -3,7 +3,8 @@
 - conditions and patterns are registered functions: casbin never sees ``eval`` or a regular expression from a file;
 - the role closure is computed once and never cleared: stock reload empties the live role graph and then allows wrongly;
 - the effector never stops early, so that every matching rule is seen, not only the last one before casbin was sure;
-- the parsed matcher is kept; stock parses it anew for every decision;
+- the matcher is Python with the meaning of the model's; stock parses its text anew for every decision and walks a tree
+  for every line (8 µs each: 50 lines cost a call 0.4 ms);
 - nothing is logged: stock writes whole requests, arguments included, to a log.
 
 Lines are dealt out to one enforcer for each tenant and action: a decision scans only lines that could match.
@@ -12,7 +13,6 @@ Lines are dealt out to one enforcer for each tenant and action: a decision scans
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,14 +75,13 @@ class Enforcers:
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        functions = _functions(bundle)
-        roles, expressions = _Roles(bundle.directory), _Expressions()
+        parts = _Parts(_Roles(bundle.directory), _functions(bundle))
         lines = [line for rule in bundle.rules.values() for line in rule.lines()]
         self._shards = {
             (domain, action): _Enforcer(
                 _model(bundle.model),
                 _Lines([line for line in lines if line.domain in (domain, ANYWHERE) and line.action in (action, "*")]),
-                _Parts(roles, functions, expressions),
+                parts,
             )
             for domain in (*sorted(bundle.directory.tenants), ANYWHERE)
             for action in ACTIONS
@@ -184,22 +183,36 @@ class _EveryMatch(AllowAndDenyEffector):  # type: ignore[misc]  # casbin ships n
         return int(Effector.INDETERMINATE)
 
 
-class _Expressions(threading.local):
-    """The parsed matcher of this thread: evaluation keeps its names in the expression, so threads must not share."""
+class _Matcher:
+    """``MODEL["m"]`` in Python, where casbin expects the text parsed. Keeps nothing, so threads may share it."""
 
-    parsed: Any = None
+    def __init__(self, functions: Mapping[str, Callable[..., bool]], roles: _Roles) -> None:
+        self._on_resource, self._when = functions["onResource"], functions["when"]
+        self._in_domain, self._is_action = functions["inDomain"], functions["isAction"]
+        self._g = roles.has_link
+
+    def eval(self, names: Mapping[str, Any]) -> bool:
+        """``names`` are casbin's: what is asked under ``r_``, one line of policy under ``p_``."""
+        if not self._on_resource(names["r_obj"], names["p_obj"]):
+            return False  # most lines end here
+        subject, domain, action = names["r_sub"], names["r_dom"], names["r_act"]
+        return (
+            self._g(subject.id, names["p_sub"], domain)
+            and self._in_domain(domain, names["p_dom"])
+            and self._is_action(action, names["p_act"])
+            and self._when(names["p_id"], names["p_cond"], subject, names["r_obj"], action, names["r_ctx"])
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
     roles: _Roles
     functions: Mapping[str, Callable[..., bool]]
-    expressions: _Expressions
 
 
 class _Enforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin ships no types
     def __init__(self, model: casbin.Model, lines: _Lines, parts: _Parts) -> None:
-        self._parts = parts
+        self._parts, self._matcher = parts, _Matcher(parts.functions, parts.roles)
         super().__init__(model, lines)
         self.eft = _EveryMatch()
         for name, function in parts.functions.items():
@@ -211,9 +224,6 @@ class _Enforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin ships no types
         self.rm_map["g"] = self._parts.roles
         self.model["g"]["g"].rm = self._parts.roles
 
-    def _get_expression(self, expr: str, functions: dict[str, Callable[..., Any]] | None = None) -> Any:
-        """All enforcers of a bundle share matcher and functions, hence the expression."""
-        expressions = self._parts.expressions
-        if expressions.parsed is None:
-            expressions.parsed = super()._get_expression(expr, functions)
-        return expressions.parsed
+    def _get_expression(self, expr: str, functions: Mapping[str, Callable[..., Any]] | None = None) -> _Matcher:  # noqa: ARG002  casbin's signature
+        """The text is ``MODEL``'s, or the bundle would not have loaded."""
+        return self._matcher

@@ -51,6 +51,15 @@ class _Served:
     bundle: Bundle
     enforcers: Enforcers
     loaded_at_s: float
+    resources: Mapping[str, Resource]  # those of the catalogue
+
+    @classmethod
+    def of(cls, bundle: Bundle, now_s: float) -> _Served:
+        catalogue = bundle.catalogue
+        return cls(bundle, Enforcers(bundle), now_s, {path: catalogue.resource(path) for path in catalogue.resources})
+
+    def resource(self, path: str) -> Resource:
+        return self.resources.get(path) or self.bundle.catalogue.resource(path)
 
 
 @dataclass(slots=True)
@@ -76,7 +85,7 @@ class BundlePolicy:
         """A policy for a bundle that stands in no folder, e.g. one with a supposed catalogue."""
         policy = cls(PolicySettings())
         policy._confirmed_at_s = policy._wall_clock()
-        policy._served = _Served(bundle, Enforcers(bundle), policy._confirmed_at_s)
+        policy._served = _Served.of(bundle, policy._confirmed_at_s)
         return policy
 
     @property
@@ -111,7 +120,7 @@ class BundlePolicy:
         try:
             if served is None or self._refusal(served, principal, action, resource, self._wall_clock()):
                 return False
-            described = served.bundle.catalogue.resource(resource)
+            described = served.resource(resource)
             return all(
                 not self._of_one(served, principal, name, (described, action, None)).reason
                 for name in (principal.subject, *principal.chain)
@@ -172,7 +181,7 @@ class BundlePolicy:
         if self._served is None or self._served.bundle.revision != revision:
             try:
                 bundle = build(files)
-                served = _Served(bundle, Enforcers(bundle), now_s)
+                served = _Served.of(bundle, now_s)
             except BundleError as error:
                 self._refuse(revision, error)
                 return False
@@ -212,7 +221,7 @@ class BundlePolicy:
         refusal = self._refusal(served, principal, call.action, call.resource, now_s)
         if refusal or served is None:
             return refusal, []
-        resource, context = served.bundle.catalogue.resource(call.resource), context_values(call, now_s)
+        resource, context = served.resource(call.resource), context_values(call, now_s)
         matched: list[str] = []
         for name in (principal.subject, *principal.chain):
             answer = self._of_one(served, principal, name, (resource, call.action, context))
