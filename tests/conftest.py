@@ -1,10 +1,38 @@
-"""What every test shares: asyncio as the one event loop."""
+"""What every test shares: asyncio as the one event loop, and a word at the end on which real components were met."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Generator
+from typing import Any
+
 import pytest
+
+met: dict[str, int] = defaultdict(int)
+missed: dict[str, set[str]] = defaultdict(set)
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any]:
+    report = (yield).get_result()
+    for mark in item.iter_markers("real"):
+        if report.skipped:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            missed[mark.args[0]].add(reason.removeprefix("Skipped: "))
+        elif report.when == "call" and report.passed:
+            met[mark.args[0]] += 1
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not met and not missed:
+        return
+    terminalreporter.section("real components")
+    for part in sorted(met):
+        terminalreporter.line(f"met      {part}: {met[part]} tests")
+    for part in sorted(missed):
+        terminalreporter.line(f"skipped  {part}: {'; '.join(sorted(missed[part]))}")
