@@ -39,7 +39,8 @@ from controlplane.gateway.problems import Problem
 from controlplane.gateway.recorder import LedgerRecorder
 from controlplane.gateway.tracer import CallLog, Tracer
 from controlplane.identity.identity import TokenIdentity
-from controlplane.identity.metadata import challenge, protected_resource_metadata
+from controlplane.identity.metadata import WELL_KNOWN_PATH, challenge, protected_resource_metadata
+from controlplane.identity.settings import IdentitySettings
 from controlplane.limits import RateLimit
 from controlplane.model_moves import ModelMoves
 from controlplane.observations import Observations
@@ -75,7 +76,8 @@ class ControlPlane:
         )
         self.ledger = SqliteLedger(settings.audit)
         self.policy = BundlePolicy(settings.policy, self.clock.wall)
-        self.identity = TokenIdentity(settings.identity, wall_clock=self.clock.wall)
+        self.identity_settings = _with_metadata_url(settings)
+        self.identity = TokenIdentity(self.identity_settings, wall_clock=self.clock.wall)
         self.registry = load_registry(settings.registry) if settings.registry else Registry()
         self.obligations = obligations or discharges(RateLimit(settings.limits.max_counters), self.clock.monotonic)
         self.grpc_port = 0
@@ -191,7 +193,7 @@ class ControlPlane:
         return [*openai.doors(visible), mcp, ToolsDoor(), tfserving, shared]
 
     def _application(self) -> ASGIApp:
-        identity = self.settings.identity
+        identity = self.identity_settings
         routes: list[BaseRoute] = [
             *edge.routes(
                 self.doors(),
@@ -206,7 +208,7 @@ class ControlPlane:
 
     def _console(self) -> ASGIApp:
         operations = Operations(
-            settings=self.settings.identity,
+            settings=self.identity_settings,
             identity=self.identity,
             policy=self.policy,
             ledger=self.ledger,
@@ -256,3 +258,12 @@ class ControlPlane:
             await self.ledger.probe()
             self.metrics.observe_checkpoint(tree_size=self.ledger.head.size, now_s=self.clock.wall())
             await anyio.sleep(STATE_REPORT_S)
+
+
+def _with_metadata_url(settings: Settings) -> IdentitySettings:
+    """Challenges name our own RFC 9728 document unless the operator names another."""
+    identity = settings.identity
+    if identity.resource_metadata_url:
+        return identity
+    url = settings.server.public_url.rstrip("/") + WELL_KNOWN_PATH
+    return identity.model_copy(update={"resource_metadata_url": url})

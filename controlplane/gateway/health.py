@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from controlplane.identity.metadata import WELL_KNOWN_PATH
+
 Ready = Callable[[], Mapping[str, str]]
 """What keeps us from serving, by part; empty when nothing does."""
-
-WELL_KNOWN = "/.well-known/oauth-protected-resource"
 
 
 def routes(ready: Ready, metadata: Callable[[str], dict[str, Any]]) -> list[BaseRoute]:
@@ -31,6 +31,6 @@ def routes(ready: Ready, metadata: Callable[[str], dict[str, Any]]) -> list[Base
     return [
         Route("/livez", livez),
         Route("/readyz", readyz),
-        Route(WELL_KNOWN, protected_resource),
-        Route(WELL_KNOWN + "/{resource:path}", protected_resource),
+        Route(WELL_KNOWN_PATH, protected_resource),
+        Route(WELL_KNOWN_PATH + "/{resource:path}", protected_resource),
     ]

@@ -26,10 +26,12 @@ def invite(stage: Stage, terminal: Terminal) -> None:
     """What to try while everything runs."""
     analyst, support = (f"$(cat {stage.folder / f'{who}.token'})" for who in ("analyst", "support"))
     terminal.chapter("Everything is running")
-    terminal.say(f"console     {stage.url}/console   (sign in with the token in {stage.folder / 'operator.token'})")
+    terminal.say(f"console     {stage.url}/console")
     terminal.say(f"API docs    {stage.url}/api/docs")
     terminal.say(f"metrics     http://127.0.0.1:{stage.metrics}/metrics")
     terminal.say(f"gRPC        127.0.0.1:{stage.grpc}   (TF Serving's PredictionService)")
+    terminal.say("An operator's token, good for the console and for /api:")
+    print(f"\n  {stage.tokens['operator']}\n")
     terminal.say("Three commands to try:")
     command, audit = Path(sys.executable).with_name("controlplane"), stage.folder / "audit"
     rows = '{"instances": [[4.6, 0, 6.5, 5.2, 0, 10.6, 1, 0, 0]]}'

@@ -108,7 +108,6 @@ class Stage:
                 "issuer": "urn:controlplane:development-issuer",
                 "audience": "urn:controlplane:gateway",
                 "jwks_file": str(folder / "identity/development-jwks.json"),
-                "resource_metadata_url": f"{self.url}/.well-known/oauth-protected-resource",
             },
             "policy": {"path": str(ROOT / "policies")},
             "audit": {
