@@ -84,6 +84,11 @@ class Fleet:
         return self._ladders.get(name)
 
     def deployment_of(self, model: str) -> Deployment | None:
+        """That of the backend which the catalogue names, or of whoever serves a model that is not in the catalogue."""
+        entry = self._catalogue().models.get(model)
+        if entry is not None:
+            named = self.deployments.get(entry.backend)
+            return named if named is not None and named.serves(model) else None
         return next((each for each in self.deployments.values() if each.serves(model)), None)
 
     def version_meant(self, model: str, version: int | None, label: str | None) -> int:
@@ -155,6 +160,9 @@ class Fleet:
                 if not complained:
                     log.warning("model server is not ready", extra={"backend": name, "cause": str(error)})
                 complained, pause_s = True, DEPLOYMENT_RETRY_S
+            except Exception:
+                log.exception("keeping a model server deployed broke; trying again", extra={"backend": name})
+                pause_s = DEPLOYMENT_CHECK_S
             await anyio.sleep(pause_s)
 
 

@@ -1,17 +1,23 @@
 """What the monitor asks for, recorded and then done: model states, holds on breakers, moves of labels.
 
 The ledger is the memory: states and holds are read back from its ``drift.transition`` records at start. A move asked
-for twice with one key is recorded once and carried out again; each of its deeds may be repeated.
+for twice with one key is recorded once. Its deeds are done again only while it is the model's last move: an older one
+must not undo what was decided after it. Fails closed: not recorded, therefore not done.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from audit import SqliteLedger
+import anyio
+import anyio.to_thread
+
+from audit import AuditUnavailable, Record, RecordRefused, SqliteLedger
 from controlplane.calls import Principal
 from controlplane.drift.states import SERVING, Event, IllegalTransition, Serving, State, after
 from controlplane.fleet import Fleet
@@ -21,12 +27,13 @@ from controlplane.telemetry.metrics import Metrics
 KIND = "drift.transition"
 HOLD_REASON = "drift"
 PAGE = 1000
+KEYS_KEPT = 10_000  # a repeat comes within seconds of the first asking; this many moves of one gateway take months
 VERDICTS = {Event.SUSPECTED, Event.ROWS_BROKEN, Event.RISK_LEFT_BAND, Event.QUIET, Event.ROWS_SOUND}
 log = logging.getLogger(__name__)
 
 
 class MoveRefused(Exception):
-    """``reason``: ``malformed``, ``unknown_model``, ``illegal_transition``, ``out_of_step``."""
+    """``reason``: ``malformed``, ``unknown_model``, ``illegal_transition``, ``out_of_step``, ``key_reused``."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -59,34 +66,59 @@ class Move:
         promoted = self.target is State.PROMOTED and self.new_version is not None
         return self.new_version if promoted and self.new_version is not None else self.version
 
+    def facts(self) -> dict[str, Any]:
+        """What the ledger says of it; ``parse_move`` reads it back to an equal move."""
+        facts: dict[str, Any] = {"key": self.key, "version": self.version, "from": self.source.value}
+        facts |= {"to": self.target.value, "reason": self.event.value, "evidence": dict(self.evidence)}
+        return facts if self.new_version is None else facts | {"new_version": self.new_version}
+
+
+def parse_move(said: Mapping[str, Any]) -> Move:
+    """Raises ``MoveRefused``: ``malformed``."""
+    try:
+        return Move(
+            key=str(said["key"]),
+            version=int(said["version"]),
+            source=State(said["from"]),
+            target=State(said["to"]),
+            event=Event(said["reason"]),
+            evidence={str(k): v if isinstance(v, int) else str(v) for k, v in dict(said.get("evidence") or {}).items()},
+            new_version=None if said.get("new_version") is None else int(said["new_version"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise MoveRefused("malformed", f"not a transition: {error!r}") from None
+
 
 def read_move(wish: Mapping[str, Any]) -> Move:
-    """Raises ``MoveRefused``."""
+    """A move that the table of states has. Raises ``MoveRefused``."""
+    move = parse_move(wish)
     try:
-        move = Move(
-            key=str(wish["key"]),
-            version=int(wish["version"]),
-            source=State(wish["from"]),
-            target=State(wish["to"]),
-            event=Event(wish["reason"]),
-            evidence={str(k): v if isinstance(v, int) else str(v) for k, v in dict(wish.get("evidence") or {}).items()},
-            new_version=None if wish.get("new_version") is None else int(wish["new_version"]),
-        )
         legal = after(move.source, move.event) is move.target
     except IllegalTransition as error:
         raise MoveRefused("illegal_transition", str(error)) from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise MoveRefused("malformed", f"not a transition: {error!r}") from None
     if not legal:
         raise MoveRefused("illegal_transition", f"{move.event} does not lead from {move.source} to {move.target}")
+    if move.version < 1 or (move.new_version is not None and move.new_version < 1):
+        raise MoveRefused("malformed", "versions are positive")
+    if move.target is State.PROMOTED and move.new_version in (None, move.version):
+        raise MoveRefused("malformed", "a promotion names the new version")
     return move
 
 
 class ModelMoves:
-    def __init__(self, ledger: SqliteLedger, fleet: Fleet, metrics: Metrics) -> None:
-        self._ledger, self._fleet, self._metrics = ledger, fleet, metrics
+    """One model's moves are recorded and done one after the other; models do not wait for each other's servers."""
+
+    def __init__(
+        self, ledger: SqliteLedger, fleet: Fleet, metrics: Metrics, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._ledger, self._fleet, self._metrics, self._wall_clock = ledger, fleet, metrics, wall_clock
         self._states: dict[str, ModelState] = {}
-        self._recorded: set[str] = set()
+        self._known: OrderedDict[str, tuple[str, Move]] = OrderedDict()  # key → model and move, oldest first
+        self._last: dict[str, Move] = {}
+        self._seen = -1  # every transition in the ledger up to this index is known here
+        self._is_unsure = False  # a refused record may still have landed after it
+        self._recording = anyio.Lock()
+        self._moving: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
 
     @property
     def states(self) -> Mapping[str, ModelState]:
@@ -94,15 +126,11 @@ class ModelMoves:
 
     def resume(self) -> None:
         """Take states and holds from the ledger. Blocking; call before serving."""
-        at = -1
-        while records := self._ledger.read(at, PAGE, kinds=[KIND]):
-            for record in records:
-                said = record.body["drift"]
-                move = read_move(said)
-                self._recorded.add(move.key)
-                self._enter(said["model"], move, record.time_ms)
-                self._hold_or_release(said["model"], move)
-            at = records[-1].index
+        while records := self._unseen():
+            self._take(records)
+        for state in self._states.values():
+            if state.state is State.RETRAINING:
+                self._metrics.observe_retraining_started()
 
     async def ask(self, model: str, wish: Mapping[str, Any], by: Principal) -> ModelState:
         """Record the move, then carry it out. Safe to ask again with the same key.
@@ -115,36 +143,83 @@ class ModelMoves:
         move = read_move(wish)
         if self._fleet.deployment_of(model) is None:
             raise MoveRefused("unknown_model", f"{model} is not deployed through this gateway")
-        if move.key not in self._recorded:
-            known = self._states.get(model)
-            if known is not None and known.state is not move.source:
-                raise MoveRefused("out_of_step", f"{model} is {known.state}, not {move.source}")
-            await self._record(model, move, wish, by)
-        await self._carry_out(model, move)
-        return self._states[model]
+        async with self._moving[model]:
+            with anyio.CancelScope(shield=True):  # who leaves now must not leave us unsure what is on disk
+                async with self._recording:
+                    await self._record(model, move, by)
+            if self._last[model] == move:
+                await self._carry_out(model, move)
+            return self._states[model]
 
-    async def _record(self, model: str, move: Move, wish: Mapping[str, Any], by: Principal) -> None:
-        said = {**{k: wish[k] for k in ("key", "version", "from", "to", "reason") if k in wish}, "model": model}
-        said |= {"evidence": dict(move.evidence), "by": by.subject}
-        if move.new_version is not None:
-            said["new_version"] = move.new_version
-        receipt = await self._ledger.append(KIND, {"drift": said})
-        self._recorded.add(move.key)
-        record = self._ledger.find(receipt.event_id)
-        self._enter(model, move, record.time_ms if record else 0)
+    async def _record(self, model: str, move: Move, by: Principal) -> None:
+        """Nothing when it is in the ledger already."""
+        if self._is_unsure:
+            await self._catch_up()
+        if self._is_known(model, move):
+            return
+        self._require_next(model, move)
+        self._seen, self._is_unsure = max(self._seen, self._ledger.head.size - 1), True
+        try:
+            receipt = await self._ledger.append(KIND, {"drift": move.facts() | {"model": model, "by": by.subject}})
+        except RecordRefused as error:
+            self._is_unsure = False
+            raise MoveRefused("malformed", f"cannot be recorded: {error}") from None
+        self._seen, self._is_unsure = receipt.index, False
+        self._enter(model, move, round(self._wall_clock() * 1000))
         self._count(model, move)
         log.warning("model moved", extra={"model": model, "state": move.target.value, "reason": move.event.value})
 
-    async def _carry_out(self, model: str, move: Move) -> None:
+    def _is_known(self, model: str, move: Move) -> bool:
+        known = self._known.get(move.key)
+        if known is None:
+            return False
+        if known != (model, move):
+            raise MoveRefused("key_reused", f"{move.key} was another move")
+        return True
+
+    def _require_next(self, model: str, move: Move) -> None:
+        known = self._states.get(model)
+        state, version = (State.LEARNING, move.version) if known is None else (known.state, known.version)
+        if (state, version) != (move.source, move.version):
+            said = f"{model}/{version} is {state}; the move is of {move.version} from {move.source}"
+            raise MoveRefused("out_of_step", said)
+
+    async def _catch_up(self) -> None:
+        """Find what landed although it was refused as late.
+
+        While the ledger is in trouble nobody can tell; when it no longer is, what it refused has landed or never will.
+        """
+        if self._ledger.trouble is not None:
+            raise AuditUnavailable(self._ledger.trouble)
+        while records := await anyio.to_thread.run_sync(self._unseen):
+            self._take(records)
+        self._is_unsure = False
+
+    def _unseen(self) -> list[Record]:
+        return self._ledger.read(self._seen, PAGE, kinds=[KIND])
+
+    def _take(self, records: list[Record]) -> None:
+        """Moves as they were recorded: legal when they were made, whatever the table says today."""
+        for record in records:
+            said = record.body["drift"]
+            self._enter(said["model"], parse_move(said), record.time_ms)
+            self._seen = record.index
+
+    def _enter(self, model: str, move: Move, at_ms: int) -> None:
+        self._last[model] = move
+        self._known[move.key] = model, move
+        if len(self._known) > KEYS_KEPT:
+            self._known.popitem(last=False)
+        self._states[model] = ModelState(model, move.serving_version, move.target, move.event.value, at_ms)
+        self._metrics.observe_drift_state(model=model, state=move.target.value)
         self._hold_or_release(model, move)
+
+    async def _carry_out(self, model: str, move: Move) -> None:
+        """Holds came with the record; what a model server has to do may fail, and is done when asked for again."""
         deployment = self._fleet.deployment_of(model)
         if move.target is State.PROMOTED and move.new_version is not None and deployment is not None:
             await deployment.load(model, move.new_version)
             await deployment.move_label(model, "stable", move.new_version)
-
-    def _enter(self, model: str, move: Move, at_ms: int) -> None:
-        self._states[model] = ModelState(model, move.serving_version, move.target, move.event.value, at_ms)
-        self._metrics.observe_drift_state(model=model, state=move.target.value)
 
     def _hold_or_release(self, model: str, move: Move) -> None:
         """A distrusted version stays held even after its challenger was promoted: nobody has cleared it."""

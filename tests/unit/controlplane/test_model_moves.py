@@ -1,0 +1,275 @@
+"""Moves of models are recorded before they act, once each, and survive whoever dies. Real ledger, real model server."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from typing import Any
+
+import anyio
+import pytest
+
+from audit import AuditUnavailable
+from controlplane.model_moves import KEYS_KEPT, MoveRefused, parse_move
+from inference.errors import BackendUnavailable
+from inference.tfserving.deployment import DeploymentError
+from tests.unit.controlplane.rig import MONITOR, Rig, publish
+
+
+async def refused(rig: Rig, *move: str, **more: Any) -> str:
+    with pytest.raises(MoveRefused) as caught:
+        await rig.ask(*move, **more)
+    return caught.value.reason
+
+
+async def test_a_move_is_in_the_ledger_with_who_asked_and_why(rig: Rig) -> None:
+    await rig.ask("LEARNING", "reference_learnt", "HEALTHY", evidence={"rows": 100, "ratio": 0.25})
+    (record,) = rig.recorded()
+    assert record.body["drift"] == {
+        "key": "k1",
+        "model": "risk",
+        "version": 1,
+        "from": "LEARNING",
+        "to": "HEALTHY",
+        "reason": "reference_learnt",
+        "evidence": {"rows": 100, "ratio": "0.25"},
+        "by": MONITOR.subject,
+    }
+    assert rig.moves.states["risk"].state == "HEALTHY"
+
+
+async def test_what_cannot_be_recorded_holds_nothing(rig: Rig) -> None:
+    await rig.ask("LEARNING", "reference_learnt", "HEALTHY")
+    await rig.ledger.close()
+    with pytest.raises(AuditUnavailable):
+        await rig.ask("HEALTHY", "risk_left_band", "DEGRADED")
+    assert rig.holds() == ()
+    assert rig.moves.states["risk"].state == "HEALTHY"
+
+
+async def test_a_degraded_version_is_held_until_a_human_has_reviewed_it(rig: Rig) -> None:
+    await rig.degrade()
+    assert rig.holds() == ("drift",)
+    await rig.ask("DEGRADED", "reviewed", "HEALTHY")
+    assert rig.holds() == ()
+
+
+async def test_the_same_key_again_is_recorded_once(rig: Rig) -> None:
+    await rig.ask("LEARNING", "reference_learnt", "HEALTHY", key="one")
+    state = await rig.ask("LEARNING", "reference_learnt", "HEALTHY", key="one")
+    assert state.state == "HEALTHY"
+    assert len(rig.recorded()) == 1
+
+
+async def test_the_same_key_twice_at_once_is_recorded_once(rig: Rig) -> None:
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(lambda: rig.ask("LEARNING", "reference_learnt", "HEALTHY", key="one"))
+    assert len(rig.recorded()) == 1
+
+
+async def test_two_moves_from_one_state_at_once_leave_one(rig: Rig) -> None:
+    """Both were right when they were asked for; only the first still is when it is its turn."""
+    await rig.ask("LEARNING", "reference_learnt", "HEALTHY")
+    asked = rig.ask("HEALTHY", "suspected", "WARN"), rig.ask("HEALTHY", "risk_left_band", "DEGRADED")
+    told = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(each).__name__ for each in told] == ["ModelState", "MoveRefused"]
+    assert len(rig.recorded()) == 2
+
+
+async def test_a_known_key_cannot_carry_another_move_past_the_ledger(rig: Rig) -> None:
+    await rig.reach_shadow()
+    publish(rig.server.folder / "risk", 2)
+    assert await refused(rig, "SHADOW", "won", "PROMOTED", new_version=2, key="k1") == "key_reused"
+    deployment = rig.fleet.deployment_of("risk")
+    assert deployment is not None
+    assert deployment.models["risk"].labels.get("stable") != 2
+
+
+async def test_an_old_key_again_does_not_undo_what_came_after(rig: Rig) -> None:
+    await rig.degrade()
+    await rig.ask("DEGRADED", "reviewed", "HEALTHY")
+    state = await rig.ask("HEALTHY", "risk_left_band", "DEGRADED", key="k2")
+    assert state.state == "HEALTHY"
+    assert rig.holds() == ()
+    assert len(rig.recorded()) == 3
+
+
+@pytest.mark.parametrize(
+    ("move", "more", "reason"),
+    [
+        (("HEALTHY", "retrain", "RETRAINING"), {}, "illegal_transition"),
+        (("HEALTHY", "risk_left_band", "WARN"), {}, "illegal_transition"),
+        (("DEGRADED", "retrain", "RETRAINING"), {}, "out_of_step"),
+        (("HEALTHY", "suspected", "WARN"), {"version": 7}, "out_of_step"),
+        (("HEALTHY", "suspected", "NOWHERE"), {}, "malformed"),
+        (("HEALTHY", "bored", "WARN"), {}, "malformed"),
+        (("HEALTHY", "suspected", "WARN"), {"version": 0}, "malformed"),
+        (("HEALTHY", "suspected", "WARN"), {"version": "one"}, "malformed"),
+        (("HEALTHY", "suspected", "WARN"), {"evidence": {"rows": 2**60}}, "malformed"),
+        (("SHADOW", "won", "PROMOTED"), {}, "malformed"),
+        (("SHADOW", "won", "PROMOTED"), {"new_version": 1}, "malformed"),
+    ],
+)
+async def test_a_move_that_cannot_be_is_refused_and_not_recorded(
+    rig: Rig, move: tuple[str, str, str], more: dict[str, Any], reason: str
+) -> None:
+    await rig.ask("LEARNING", "reference_learnt", "HEALTHY")
+    assert await refused(rig, *move, **more) == reason
+    assert len(rig.recorded()) == 1
+
+
+async def test_a_move_refused_by_the_ledger_may_be_mended_and_asked_again(rig: Rig) -> None:
+    assert await refused(rig, "LEARNING", "reference_learnt", "HEALTHY", evidence={"x": "y" * 70_000}) == "malformed"
+    assert (await rig.ask("LEARNING", "reference_learnt", "HEALTHY")).state == "HEALTHY"
+
+
+async def test_a_life_begins_with_learning(rig: Rig) -> None:
+    """Whoever holds the monitor's token cannot begin at the end."""
+    assert await refused(rig, "SHADOW", "won", "PROMOTED", new_version=2) == "out_of_step"
+
+
+async def test_an_unknown_model_is_refused(rig: Rig) -> None:
+    with pytest.raises(MoveRefused) as caught:
+        await rig.moves.ask("nobody", {"key": "k", "version": 1, "from": "LEARNING", "to": "HEALTHY",
+                                       "reason": "reference_learnt"}, MONITOR)  # fmt: skip
+    assert caught.value.reason == "unknown_model"
+
+
+async def test_states_and_holds_survive_a_restart(rig: Rig) -> None:
+    await rig.degrade()
+    before = rig.moves.states
+    await rig.restart()
+    assert rig.holds() == ("drift",)
+    assert {name: (state.state, state.version, state.reason) for name, state in rig.moves.states.items()} == {
+        name: (state.state, state.version, state.reason) for name, state in before.items()
+    }
+    await rig.ask("HEALTHY", "risk_left_band", "DEGRADED", key="k2")
+    assert len(rig.recorded()) == 2
+
+
+async def test_a_released_hold_stays_released_after_a_restart(rig: Rig) -> None:
+    await rig.degrade()
+    await rig.ask("DEGRADED", "reviewed", "HEALTHY")
+    await rig.restart()
+    assert rig.holds() == ()
+
+
+async def test_a_promotion_loads_the_version_and_moves_the_label(rig: Rig) -> None:
+    deployment = rig.fleet.deployment_of("risk")
+    assert deployment is not None
+    await deployment.start()
+    await rig.reach_shadow()
+    publish(rig.server.folder / "risk", 2)
+    state = await rig.ask("SHADOW", "won", "PROMOTED", new_version=2)
+    assert (state.state, state.version) == ("PROMOTED", 2)
+    assert deployment.models["risk"].labels == {"stable": 2}
+    assert deployment.resolve("risk") == 2
+    assert rig.holds("risk/1") == ("drift",), "nobody has cleared the old version"
+    assert rig.holds("risk/2") == ()
+    settled = await rig.ask("PROMOTED", "settled", "HEALTHY", version=2)
+    assert settled.version == 2
+
+
+async def test_a_promotion_that_the_server_would_not_follow_is_done_when_asked_again(rig: Rig) -> None:
+    deployment = rig.fleet.deployment_of("risk")
+    assert deployment is not None
+    await deployment.start()
+    await rig.reach_shadow()
+    publish(rig.server.folder / "risk", 2)
+    await rig.server.stop()
+    with pytest.raises((BackendUnavailable, DeploymentError)):
+        await rig.ask("SHADOW", "won", "PROMOTED", new_version=2, key="won")
+    assert deployment.resolve("risk") == 1
+    await rig.restart()
+    await rig.server.start()
+    deployment = rig.fleet.deployment_of("risk")
+    assert deployment is not None
+    await deployment.start()  # as ``keep_deployed`` does when the server is back
+    await rig.ask("SHADOW", "won", "PROMOTED", new_version=2, key="won")
+    assert deployment.resolve("risk") == 2
+    assert len(rig.recorded()) == 5
+
+
+async def test_a_move_whose_asker_left_is_still_known(rig: Rig) -> None:
+    asking = asyncio.create_task(rig.ask("LEARNING", "reference_learnt", "HEALTHY", key="one"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+    await rig.ask("LEARNING", "reference_learnt", "HEALTHY", key="one")
+    assert len(rig.recorded()) == 1
+
+
+async def test_a_late_record_that_was_refused_is_found_and_not_repeated(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was slow, the caller was refused, and the record landed all the same."""
+    append = rig.ledger.append
+
+    async def lands_too_late(*told: Any, **more: Any) -> Any:
+        await append(*told, **more)
+        raise AuditUnavailable("stalled")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.ledger, "append", lands_too_late)
+        with pytest.raises(AuditUnavailable):
+            await rig.ask("LEARNING", "reference_learnt", "HEALTHY", key="one")
+    state = await rig.ask("LEARNING", "reference_learnt", "HEALTHY", key="one")
+    assert state.state == "HEALTHY"
+    assert len(rig.recorded()) == 1
+
+
+async def test_a_refused_record_that_never_landed_is_recorded_when_asked_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuses(*_told: Any, **_more: Any) -> Any:
+        raise AuditUnavailable("queue_full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.ledger, "append", refuses)
+        with pytest.raises(AuditUnavailable):
+            await rig.ask("LEARNING", "reference_learnt", "HEALTHY", key="one")
+    await rig.ask("LEARNING", "reference_learnt", "HEALTHY", key="one")
+    assert len(rig.recorded()) == 1
+
+
+async def test_an_unreadable_ledger_lets_no_doubtful_move_pass(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuses(*_told: Any, **_more: Any) -> Any:
+        raise AuditUnavailable("stalled")
+
+    def unreadable(*_told: Any, **_more: Any) -> Any:
+        raise AuditUnavailable("io_error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.ledger, "append", refuses)
+        with pytest.raises(AuditUnavailable):
+            await rig.ask("LEARNING", "reference_learnt", "HEALTHY", key="one")
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.ledger, "read", unreadable)
+        with pytest.raises(AuditUnavailable):
+            await rig.ask("LEARNING", "reference_learnt", "HEALTHY", key="one")
+    assert rig.recorded() == []
+
+
+async def test_remembered_keys_are_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert KEYS_KEPT >= 1000
+    monkeypatch.setattr("controlplane.model_moves.KEYS_KEPT", 3)
+    await rig.ask("LEARNING", "reference_learnt", "HEALTHY")
+    for _ in range(4):
+        await rig.ask("HEALTHY", "suspected", "WARN")
+        await rig.ask("WARN", "quiet", "HEALTHY")
+    assert len(rig.moves._known) == 3
+
+
+def test_a_move_is_read_back_from_its_own_facts() -> None:
+    said = {"key": "k", "version": 1, "from": "SHADOW", "to": "PROMOTED", "reason": "won", "new_version": 2}
+    move = parse_move(said | {"evidence": {"rows": 7, "ratio": 0.5, "none": None}})
+    assert parse_move(move.facts()) == move
+
+
+async def test_the_ledger_of_moves_verifies(rig: Rig) -> None:
+    await rig.reach_shadow()
+    with sqlite3.connect(rig.folder / "ledger.sqlite") as db:
+        kinds = [row[0] for row in db.execute("SELECT kind FROM log ORDER BY idx")]
+    assert kinds == ["genesis", *["drift.transition"] * 4]
