@@ -19,6 +19,7 @@ from audit.entry import Record
 from audit.verify import verify
 from controlplane.gateway.obligations import Obligations
 from controlplane.identity.development import DEVELOPMENT_AUDIENCE, DEVELOPMENT_ISSUER, DevelopmentIssuer, Grant
+from controlplane.serve import http_config
 from controlplane.settings import Settings
 from controlplane.wiring import ControlPlane
 from tests.matrix.upstreams import Upstream, closed_port
@@ -88,38 +89,39 @@ class World:
         return self.folder / "ledger.sqlite"
 
     def settings(self) -> Settings:
-        """The settings, with the registry file that they name."""
+        return Settings.model_validate(self.document())
+
+    def document(self) -> dict[str, Any]:
+        """The settings as a file would have them; the registry that they name is written."""
         folder, http, rpc = self.folder, self._http_port(), self._grpc_port()
         (folder / "registry.yaml").write_text(json.dumps(_registry(http)))
         identity = {
             "issuer": DEVELOPMENT_ISSUER,
             "audience": DEVELOPMENT_AUDIENCE,
-            "jwks_file": folder / "identity/development-jwks.json",
-            "denylist_file": folder / "denylist.json",
+            "jwks_file": str(folder / "identity/development-jwks.json"),
+            "denylist_file": str(folder / "denylist.json"),
             "resource_metadata_url": "http://127.0.0.1/.well-known/oauth-protected-resource",
         }
         ledger = {
-            "path": self.ledger,
-            "signing_key": folder / "signing.key",
-            "commitment_key": folder / "commit.key",
+            "path": str(self.ledger),
+            "signing_key": str(folder / "signing.key"),
+            "commitment_key": str(folder / "commit.key"),
             "stall_limit_s": self.stall_limit_s,
         }
         backends = {
             "tfs": {"kind": "tfserving", "target": f"127.0.0.1:{rpc}", "models": {"risk": "/models/risk"}},
             "vllm": {"kind": "openai", "base_url": f"http://127.0.0.1:{http}/v1"},
         }
-        return Settings.model_validate(
-            {
-                "state": folder / "state",
-                "server": {"http_port": 0, "grpc_port": 0, "drain_s": DRAIN_S},
-                "identity": identity,
-                "policy": {"path": folder / "policies"},
-                "audit": ledger,
-                "registry": folder / "registry.yaml",
-                "timeouts": dict.fromkeys(TIMEOUTS, self.timeout_s),
-                "backends": backends,
-            }
-        )
+        return {
+            "state": str(folder / "state"),
+            "server": {"http_port": 0, "grpc_port": 0, "drain_s": DRAIN_S},
+            "identity": identity,
+            "policy": {"path": str(folder / "policies")},
+            "audit": ledger,
+            "registry": str(folder / "registry.yaml"),
+            "timeouts": dict.fromkeys(TIMEOUTS, self.timeout_s),
+            "backends": backends,
+        }
 
     def _issue(self) -> None:
         issuer = DevelopmentIssuer(self.folder / "identity")
@@ -186,17 +188,7 @@ async def running(world: World) -> AsyncGenerator[Gate]:
 @asynccontextmanager
 async def listening(app: ASGIApp) -> AsyncGenerator[int]:
     """``app`` behind the server that the product uses, in this event loop, without its signal handlers."""
-    config = uvicorn.Config(
-        app,
-        host="127.0.0.1",
-        port=0,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=DRAIN_S,
-    )
+    config = http_config(app, "127.0.0.1", 0, drain_s=DRAIN_S)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
