@@ -117,13 +117,14 @@ class Story:
         out.say(f"1,500 rows as the model knows them: {error:.1%} wrong")
         out.check(await self._state() in ("HEALTHY", "LEARNING"), "no alarm without a change")
         started_ms = time.time() * 1000
-        await self._stream_until_promoted(self.rows.part(1600, None))
+        fell = await self._stream_until_promoted(self.rows.part(1600, None))
         moves = self._moves()
         for state, at_ms in moves:
             if at_ms >= started_ms:
                 out.detail(f"{(at_ms - started_ms) / 1000:5.1f} s  {state}")
         states = [state for state, _ in moves]
         out.check("DEGRADED" in states, "labels prove the damage; the version's breaker is held open")
+        out.check(fell, "meanwhile the fallback answers, and says so")
         out.check("RETRAINING" in states, "retraining starts by itself")
         answer = await self.analyst.predict(self.rows.inputs[:2])
         out.check(answer.served_by == "risk/2", "the challenger beat the champion on unseen rows and is promoted")
@@ -172,9 +173,9 @@ class Story:
             self.terminal.progress(f"{what}: {start + len(truth):,} of {len(labels):,} rows")
         return wrong / len(labels)
 
-    async def _stream_until_promoted(self, rows: Rows) -> None:
-        """Changed rows, round and round, until the new version answers."""
-        labels, wrong, asked = concept_change(rows), 0, 0
+    async def _stream_until_promoted(self, rows: Rows) -> bool:
+        """Changed rows, round and round, until the new version answers; whether the fallback answered meanwhile."""
+        labels, wrong, asked, fell = concept_change(rows), 0, 0, False
         deadline_s = time.monotonic() + LOOP_LIMIT_S
         while time.monotonic() < deadline_s:
             start = asked % (len(labels) - BATCH_ROWS)
@@ -182,10 +183,11 @@ class Story:
             answer = await self.analyst.predict(rows.inputs[start : start + BATCH_ROWS])
             await self.operator.label(answer.call_id, truth.tolist())
             wrong, asked = wrong + int((np.array(answer.classes) != truth).sum()), asked + len(truth)
-            state = await self._state()
+            state, fell = await self._state(), fell or answer.rung == "lighter"
             self.terminal.progress(f"changed rows: {asked:,}, {wrong / asked:.0%} wrong so far, model is {state}")
             if answer.served_by == "risk/2":
-                return
+                break
+        return fell
 
     async def _until(self, holds: Callable[[Answer], bool], limit_s: float) -> bool:
         deadline_s = time.monotonic() + limit_s
