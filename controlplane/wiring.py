@@ -38,6 +38,7 @@ from controlplane.gateway.observers import Observers
 from controlplane.gateway.problems import Problem
 from controlplane.gateway.recorder import LedgerRecorder
 from controlplane.gateway.tracer import CallLog, Tracer
+from controlplane.gauges import Gauges
 from controlplane.identity.identity import TokenIdentity
 from controlplane.identity.metadata import WELL_KNOWN_PATH, challenge, protected_resource_metadata
 from controlplane.identity.settings import IdentitySettings
@@ -56,7 +57,6 @@ from controlplane.tools.mcp_upstream import McpBackend, remote_endpoints
 from controlplane.tools.registry import Registry, load_registry
 from controlplane.tools.supervisor import BridgeProcesses, Supervisor, SupervisorSettings
 
-STATE_REPORT_S = 2.0
 log = logging.getLogger(__name__)
 
 
@@ -107,7 +107,8 @@ class ControlPlane:
             self.grpc_port = await self._grpc(stack)
             tasks.start_soon(self.policy.watch)
             tasks.start_soon(self.fleet.keep_deployed)
-            tasks.start_soon(self._report_state)
+            gauges = Gauges(self.metrics, self.policy, self.ledger, self.fleet, self.observations, self.clock.wall)
+            tasks.start_soon(gauges.keep_reporting)
             self._stack = stack.pop_all()
         return self
 
@@ -237,27 +238,6 @@ class ControlPlane:
             return len(LedgerReader(path).open_intents()) if path.exists() else 0
         except AuditUnavailable:
             return 0  # opening will say what is wrong
-
-    async def _report_state(self) -> None:
-        """Gauges that nobody's call moves."""
-        revision, error, dropped = "", "", 0
-        while True:
-            status = self.policy.status()
-            if status.revision != revision:
-                revision = status.revision
-                self.metrics.observe_policy_loaded(revision=revision, now_s=self.clock.wall())
-            if status.error and status.error != error:
-                self.metrics.observe_policy_reload_failed()
-            if error and not status.error:
-                self.metrics.observe_policy_sound()
-            error = status.error
-            for breaker in self.fleet.breakers.snapshot():
-                self.metrics.observe_breaker(upstream=breaker.name, state=breaker.state.value)
-            self.metrics.observe_observation_dropped(self.observations.dropped - dropped)
-            dropped = self.observations.dropped
-            await self.ledger.probe()
-            self.metrics.observe_checkpoint(tree_size=self.ledger.head.size, now_s=self.clock.wall())
-            await anyio.sleep(STATE_REPORT_S)
 
 
 def _with_metadata_url(settings: Settings) -> IdentitySettings:

@@ -1,0 +1,62 @@
+"""What nobody's call moves and operators still want to see: policy, breakers, ledger, observations. Fails open."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import anyio
+
+from audit import SqliteLedger
+from controlplane.fleet import Fleet
+from controlplane.observations import Observations
+from controlplane.policy import BundlePolicy
+from controlplane.telemetry.metrics import Metrics
+
+REPORT_S = 2.0
+log = logging.getLogger(__name__)
+
+
+class Gauges:
+    def __init__(
+        self,
+        metrics: Metrics,
+        policy: BundlePolicy,
+        ledger: SqliteLedger,
+        fleet: Fleet,
+        observations: Observations,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.metrics, self.policy, self.ledger = metrics, policy, ledger
+        self.fleet, self.observations, self.wall_clock = fleet, observations, wall_clock
+        self._revision, self._error, self._dropped = "", "", 0
+
+    async def keep_reporting(self) -> None:
+        """Until cancelled. A look that breaks is logged and taken again: gauges never stop the gateway."""
+        while True:
+            try:
+                await self.report()
+            except Exception:
+                log.exception("gauges could not be read; trying again")
+            await anyio.sleep(REPORT_S)
+
+    async def report(self) -> None:
+        self._report_policy()
+        for breaker in self.fleet.breakers.snapshot():
+            self.metrics.observe_breaker(upstream=breaker.name, state=breaker.state.value)
+        dropped = self.observations.dropped
+        self.metrics.observe_observation_dropped(dropped - self._dropped)
+        self._dropped = dropped
+        await self.ledger.probe()
+        self.metrics.observe_checkpoint(tree_size=self.ledger.head.size, now_s=self.wall_clock())
+
+    def _report_policy(self) -> None:
+        status = self.policy.status()
+        if status.revision != self._revision:
+            self._revision = status.revision
+            self.metrics.observe_policy_loaded(revision=status.revision, now_s=self.wall_clock())
+        if status.error and status.error != self._error:
+            self.metrics.observe_policy_reload_failed()
+        if self._error and not status.error:
+            self.metrics.observe_policy_sound()
+        self._error = status.error
