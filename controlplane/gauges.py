@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import anyio
 
@@ -17,19 +18,17 @@ REPORT_S = 2.0
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, kw_only=True)
 class Gauges:
-    def __init__(
-        self,
-        metrics: Metrics,
-        policy: BundlePolicy,
-        ledger: SqliteLedger,
-        fleet: Fleet,
-        observations: Observations,
-        wall_clock: Callable[[], float],
-    ) -> None:
-        self.metrics, self.policy, self.ledger = metrics, policy, ledger
-        self.fleet, self.observations, self.wall_clock = fleet, observations, wall_clock
-        self._revision, self._error, self._dropped = "", "", 0
+    metrics: Metrics
+    policy: BundlePolicy
+    ledger: SqliteLedger
+    fleet: Fleet
+    observations: Observations
+    wall_clock: Callable[[], float]
+    _revision: str = ""
+    _error: str = ""
+    _dropped: int = 0
 
     async def keep_reporting(self) -> None:
         """Until cancelled. A look that breaks is logged and taken again: gauges never stop the gateway."""

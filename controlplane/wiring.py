@@ -107,7 +107,14 @@ class ControlPlane:
             self.grpc_port = await self._grpc(stack)
             tasks.start_soon(self.policy.watch)
             tasks.start_soon(self.fleet.keep_deployed)
-            gauges = Gauges(self.metrics, self.policy, self.ledger, self.fleet, self.observations, self.clock.wall)
+            gauges = Gauges(
+                metrics=self.metrics,
+                policy=self.policy,
+                ledger=self.ledger,
+                fleet=self.fleet,
+                observations=self.observations,
+                wall_clock=self.clock.wall,
+            )
             tasks.start_soon(gauges.keep_reporting)
             self._stack = stack.pop_all()
         return self
