@@ -41,6 +41,7 @@ KEPT_BACK = frozenset(
     }
 )
 CONNECTION_FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
+EVENT_STREAM = "text/event-stream"
 LARGE_BODY_BYTES = 2**20
 PROBE_TIMEOUT_S = 2.0
 
@@ -79,7 +80,8 @@ class VllmBackend:
         response = await self._head(request, outgoing, first_byte)
         try:
             usage = Usage()
-            if response.status == HTTPStatus.OK and response.content_type == "text/event-stream":
+            is_stream = response.content_type == EVENT_STREAM
+            if is_stream and response.status == HTTPStatus.OK:
                 stream = ReplyStream(
                     usage,
                     hides_usage=outgoing.hides_usage,
@@ -87,15 +89,16 @@ class VllmBackend:
                     limit_bytes=settings.max_event_bytes,
                 )
                 more = self._events(response, stream, first_byte, deadline)
-                first = await anext(more, b"")
+                read = _chained(await anext(more, b""), more)  # never started, it would not close `more`
             else:
-                first, more = await self._whole(response, deadline), _nothing_more()
-                self._raise_fault(response, first)
-                note_usage(first, usage)
-            async with aclosing(more), aclosing(_chained(first, more)) as chunks:
+                body = await self._whole(response, deadline)
+                self._raise_fault(response, body)
+                note_usage(body, usage)
+                more = read = _once(body)
+            async with aclosing(more), aclosing(read) as chunks:
                 yield BackendReply(
                     status=response.status,
-                    headers=_reply_headers(response),
+                    headers=_reply_headers(response, is_stream=is_stream),
                     chunks=chunks,
                     served_by=settings.served_model or request.target,
                     usage=usage,
@@ -224,9 +227,9 @@ async def _chained(first: bytes, more: AsyncGenerator[bytes]) -> AsyncGenerator[
         yield chunk
 
 
-async def _nothing_more() -> AsyncGenerator[bytes]:
-    return
-    yield b""
+async def _once(body: bytes) -> AsyncGenerator[bytes]:
+    if body:
+        yield body
 
 
 def _payload(body: bytes) -> bytes | BytesPayload | None:
@@ -237,11 +240,9 @@ def _payload(body: bytes) -> bytes | BytesPayload | None:
         return BytesPayload(body)
 
 
-def _reply_headers(response: aiohttp.ClientResponse) -> tuple[tuple[str, str], ...]:
+def _reply_headers(response: aiohttp.ClientResponse, *, is_stream: bool) -> tuple[tuple[str, str], ...]:
     """Without what belongs to this connection alone, and without the length of a stream that we may have shortened."""
-    kept_back = KEPT_BACK
-    if response.content_type == "text/event-stream":
-        kept_back = KEPT_BACK | {b"content-length"}
+    kept_back = KEPT_BACK | {b"content-length"} if is_stream else KEPT_BACK
     return tuple(
         (name.decode("latin-1").lower(), value.decode("latin-1"))
         for name, value in response.raw_headers

@@ -107,12 +107,12 @@ class BundlePolicy:
         served = self._served
         try:
             reason, rules = self._answer(served, principal, call, now_s)
-            decision = _decision(served, reason, rules)
+            return _decision(served, reason, rules, started_ns)
         except Exception as error:  # noqa: BLE001  a defect in here must deny, whatever it is
             log.error("policy defect: %s", type(error).__name__)  # noqa: TRY400  a traceback would show arguments
             revision = "" if served is None else served.bundle.revision
-            decision = Decision(effect=Effect.DENY, reason="policy_defect", revision=revision)
-        return _timed(decision, started_ns)
+            eval_us = _microseconds_since(started_ns)
+            return Decision(effect=Effect.DENY, reason="policy_defect", revision=revision, eval_us=eval_us)
 
     def could_permit(self, principal: Principal, action: str, resource: str) -> bool:
         """Whether any arguments could make such a call allowed: for lists of tools and models, not for decisions."""
@@ -292,9 +292,9 @@ def context_values(call: Call, now_s: float) -> dict[str, Any]:
     }
 
 
-def _decision(served: _Served | None, reason: str, matched: list[str]) -> Decision:
+def _decision(served: _Served | None, reason: str, matched: list[str], started_ns: int) -> Decision:
     if served is None:
-        return Decision(effect=Effect.DENY, reason=reason, revision="")
+        return Decision(effect=Effect.DENY, reason=reason, revision="", eval_us=_microseconds_since(started_ns))
     permits, rules = reason == "granted", served.bundle.rules
     found = [rules[rule] for rule in matched]
     if reason != "condition_error":  # there the rule that failed is first already
@@ -304,17 +304,15 @@ def _decision(served: _Served | None, reason: str, matched: list[str]) -> Decisi
     obligations: tuple[Obligation, ...] = ()
     if permits:
         obligations = strictest(duty for rule in found for duty in rule.obligations)
-    effect = Effect.ALLOW if permits else Effect.DENY
-    return Decision(effect=effect, reason=reason, revision=served.bundle.revision, rules=refs, obligations=obligations)
-
-
-def _timed(decision: Decision, started_ns: int) -> Decision:
-    microseconds = (time.perf_counter_ns() - started_ns) // 1000
     return Decision(
-        effect=decision.effect,
-        reason=decision.reason,
-        revision=decision.revision,
-        rules=decision.rules,
-        obligations=decision.obligations,
-        eval_us=microseconds,
+        effect=Effect.ALLOW if permits else Effect.DENY,
+        reason=reason,
+        revision=served.bundle.revision,
+        rules=refs,
+        obligations=obligations,
+        eval_us=_microseconds_since(started_ns),
     )
+
+
+def _microseconds_since(started_ns: int) -> int:
+    return (time.perf_counter_ns() - started_ns) // 1000
