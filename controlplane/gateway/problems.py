@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from audit import AuditUnavailable
+from audit import AuditUnavailable, RecordRefused
 from controlplane.calls import Decision, Receipt
 from controlplane.gateway.gateway import Denied
 from controlplane.identity.errors import IdentityUnavailable, Unauthenticated
 from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout
 
 BUSY_REASONS = frozenset({"rate_limited", "budget_exhausted"})
+TELLS_ADDRESSES = frozenset({"connect_failed", "cut", "dns_failed", "hung_up", "unavailable"})
+"""Reasons of backends whose details name hosts and ports of ours: not for agents."""
 
 
 class BadRequest(Exception):
@@ -83,6 +85,10 @@ def problem_for(error: Exception) -> Problem:
                 detail="not recorded, therefore not done",
                 retry_after_s=2,
             )
+        case RecordRefused():
+            return Problem(
+                status=400, kind="bad-request", reason="unrecordable", detail=f"cannot be recorded: {error.reason}"
+            )
         case BackendError():
             return _backend_problem(error)
         case _:
@@ -116,11 +122,12 @@ def _backend_problem(error: BackendError) -> Problem:
             status, kind = 503, "backend-unavailable"
     if error.reason == "not_found":
         status = 404
+    detail = "the backend cannot be reached" if error.reason in TELLS_ADDRESSES else error.detail
     return Problem(
         status=status,
         kind=kind,
         reason=error.reason,
-        detail=error.detail or error.reason,
+        detail=detail or error.reason,
         retry_after_s=error.retry_after_s,
         backend_code=error.reason,
     )

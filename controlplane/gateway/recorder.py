@@ -16,6 +16,8 @@ Commit = Callable[[bytes], str]
 """A keyed commitment to bytes, as text."""
 
 MICRO = 1_000_000
+MAX_TOKENS = 2**53 - 1
+"""The largest integer that the ledger takes. A backend may count nonsense; its outcome is recorded all the same."""
 
 
 class LedgerReceipt(Protocol):
@@ -121,7 +123,7 @@ def outcome_facts(outcome: Outcome) -> dict[str, Any]:
         facts["first_byte_us"] = round((outcome.first_byte_s - outcome.started_s) * MICRO)
     usage = outcome.usage
     counts = {"in": usage.input_tokens, "out": usage.output_tokens, "cached": usage.cached_tokens}
-    tokens = {name: count for name, count in counts.items() if count is not None}
+    tokens = {name: count for name, count in counts.items() if count is not None and 0 <= count <= MAX_TOKENS}
     if tokens:
         facts["tokens"] = tokens
     return facts

@@ -12,34 +12,20 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from controlplane.calls import Call, Principal, new_call_id
+from controlplane.gateway.doors.openai_body import read_fields
 from controlplane.gateway.edge import HttpDoor
 from controlplane.gateway.gateway import Admission
-from controlplane.gateway.problems import BadRequest, Problem
+from controlplane.gateway.problems import Problem
 from inference.backend import BackendReply
 
-FORWARDED = ("accept", "content-type", "x-stainless-retry-count", "user-agent")
+FORWARDED = frozenset({b"accept", b"content-type", b"x-stainless-retry-count", b"user-agent"})
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 NO_RETRY_BELOW = 500
 JSON = (("content-type", "application/json"),)
-
-
-class ChatFields(msgspec.Struct):
-    """What policy and routing read of a request; everything else passes untouched."""
-
-    model: str
-    stream: bool | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    messages: list[msgspec.Raw] = []
-    user: str | None = None
-
-
-_decode = msgspec.json.Decoder(ChatFields).decode
 
 
 class OpenAIDoor:
@@ -51,11 +37,7 @@ class OpenAIDoor:
 
     async def read_call(self, request: Request) -> Call:
         body = await request.body()
-        try:
-            fields = _decode(body)
-        except msgspec.DecodeError as error:
-            raise BadRequest("invalid_body", f"not a valid {self.operation} request: {error}") from None
-        cap = fields.max_completion_tokens if fields.max_tokens is None else fields.max_tokens
+        fields = read_fields(body)
         return Call(
             id=new_call_id(),
             door=self.name,
@@ -64,7 +46,7 @@ class OpenAIDoor:
             body=body,
             arguments={
                 "model": fields.model,
-                "max_tokens": cap,
+                "max_tokens": fields.cap,
                 "stream": bool(fields.stream),
                 "messages_count": len(fields.messages),
             },
@@ -78,8 +60,7 @@ class OpenAIDoor:
         return reply
 
     def refusal(self, request: Request, problem: Problem) -> Response:  # noqa: ARG002  protocol
-        headers = {"x-should-retry": "false"} if problem.status < NO_RETRY_BELOW else {}
-        return JSONResponse(error_body(problem), problem.status, headers=headers)
+        return refusal(problem)
 
     def broken(self, problem: Problem) -> bytes:
         """The SDK does not notice a stream that ends without ``[DONE]``; it does notice an error event."""
@@ -118,7 +99,7 @@ class ModelListDoor:
         return replace(reply, headers=JSON, chunks=listed())
 
     def refusal(self, request: Request, problem: Problem) -> Response:  # noqa: ARG002  protocol
-        return JSONResponse(error_body(problem), problem.status, headers={"x-should-retry": "false"})
+        return refusal(problem)
 
     def broken(self, problem: Problem) -> bytes:  # noqa: ARG002  a list is sent whole or not at all
         return b""
@@ -151,7 +132,7 @@ class ModelDoor:
         return replace(reply, headers=JSON, chunks=described())
 
     def refusal(self, request: Request, problem: Problem) -> Response:  # noqa: ARG002  protocol
-        return JSONResponse(error_body(problem), problem.status, headers={"x-should-retry": "false"})
+        return refusal(problem)
 
     def broken(self, problem: Problem) -> bytes:  # noqa: ARG002  an entry is sent whole or not at all
         return b""
@@ -170,6 +151,11 @@ def model_object(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "controlplane"}
 
 
+def refusal(problem: Problem) -> Response:
+    headers = {"x-should-retry": "false"} if problem.status < NO_RETRY_BELOW else {}
+    return JSONResponse(error_body(problem), problem.status, headers=headers)
+
+
 def error_body(problem: Problem) -> dict[str, Any]:
     """``{"error": {message, type, param, code}}`` and, for refusals, the facts; the SDK keeps extra fields."""
     kind = ERROR_TYPES.get(
@@ -180,5 +166,9 @@ def error_body(problem: Problem) -> dict[str, Any]:
 
 
 def forwarded_headers(request: Request) -> tuple[tuple[str, str], ...]:
-    headers = request.headers
-    return tuple((name, headers[name]) for name in FORWARDED if name in headers)
+    """In one pass over the raw headers; of a repeated one the first counts."""
+    found: dict[str, str] = {}
+    for name, value in request.scope["headers"]:
+        if name in FORWARDED:
+            found.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+    return tuple(found.items())

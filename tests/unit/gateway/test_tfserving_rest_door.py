@@ -157,7 +157,7 @@ async def test_a_refusal_carries_its_facts_beside_the_error(rig) -> None:
     [
         (BackendRejected("not_found", "Servable not found for request: Latest(risk)"), 404),
         (BackendRejected("failed_precondition", 'Serving signature key "zz" not found.'), 400),
-        (BackendUnavailable("unavailable", "connection refused"), 503),
+        (BackendUnavailable("resource_exhausted", "too many requests"), 503),
         (BackendTimeout("deadline_exceeded", "Deadline Exceeded"), 504),
     ],
 )
