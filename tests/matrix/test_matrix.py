@@ -22,6 +22,7 @@ from tests.matrix.upstreams import Upstream
 from tests.matrix.world import Gate, World, running
 
 SHORT_S = 0.3
+GRACE_S = 5.0  # what a busy machine may add before a limit counts as not kept
 FORWARDING = [driver for driver in DRIVERS if driver.reaches]
 OVER_HTTP = [driver for driver in DRIVERS if isinstance(driver, Over)]
 BEGINNING = [driver for driver in OVER_HTTP if driver.begins_early and driver.name != "mcp, a list"]
@@ -113,12 +114,13 @@ async def test_a_policy_that_breaks_later_leaves_the_last_good_one(driver: Drive
     assert world.upstream.calls == reached(driver)
 
 
+@pytest.mark.parametrize("agent", ["good", "denied"])
 @every(DRIVERS)
-async def test_what_cannot_be_recorded_is_not_done(driver: Driver, world: World) -> None:
+async def test_what_cannot_be_recorded_is_neither_done_nor_refused(driver: Driver, agent: str, world: World) -> None:
     world.stall_limit_s = SHORT_S
     async with running(world) as gate:
         away = world.ledger.rename(world.folder / "away.sqlite")
-        answer = await driver.ask(gate, world.tokens["good"])
+        answer = await driver.ask(gate, world.tokens[agent])
         assert (answer.status, answer.reason) == (driver.unrecorded_status, "file_replaced")
         assert answer.receipt == ""
         assert int(answer.retry_after) > 0
@@ -161,7 +163,8 @@ async def test_an_upstream_that_hangs_is_given_up_in_time(driver: Driver, world:
     world.timeout_s = SHORT_S
     async with running(world) as gate:
         world.upstream.mode = "hang"
-        answer = await driver.ask(gate, world.tokens["good"])
+        with anyio.fail_after(SHORT_S + GRACE_S):
+            answer = await driver.ask(gate, world.tokens["good"])
         assert (answer.status, answer.reason) == (driver.timeout_status, driver.hangs)
         await assert_recorded(gate, driver, answer, outcome=("timeout", driver.hangs))
         await seen(world.upstream.left)
