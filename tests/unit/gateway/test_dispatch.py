@@ -1,0 +1,53 @@
+"""Each kind of resource goes to what serves it, with our trace context and nobody else's."""
+
+from __future__ import annotations
+
+import pytest
+
+from controlplane.calls import Receipt
+from controlplane.gateway.dispatch import ByKind, ByName
+from controlplane.gateway.gateway import Admission
+from inference.errors import BackendRejected
+from tests.unit.gateway.conftest import AGENT, ALLOW, ScriptedBackend, a_call
+from tests.unit.gateway.test_models import Backend, answer
+
+THEIRS, OURS = "00-" + "a" * 32 + "-" + "b" * 16 + "-01", "00-" + "a" * 32 + "-" + "c" * 16 + "-01"
+
+
+def admission(resource: str = "/tool/refund", traceparent: str = "") -> Admission:
+    headers = (("accept", "a"), *([("traceparent", traceparent)] if traceparent else []))
+    call = a_call(resource=resource, traceparent=traceparent, headers=headers, body=b"x", deadline_s=2.0)
+    return Admission(call, AGENT, ALLOW, Receipt("e1", 0, ""), 0.0, 0.0)
+
+
+async def test_the_first_segment_chooses() -> None:
+    tools, models = ScriptedBackend([b"tool"]), ScriptedBackend([b"model"])
+    dispatch = ByKind({"tool": tools, "model": models})
+    assert await answer(dispatch, admission("/tool/refund")) == b"tool"
+    assert await answer(dispatch, admission("/model/tool")) == b"model"
+
+
+@pytest.mark.parametrize("resource", ["/nothing/x", "/", "", "//tool/x", "/tools/x"])
+def test_a_kind_that_nobody_serves_is_not_found(resource: str) -> None:
+    with pytest.raises(BackendRejected) as caught:
+        ByKind({"tool": ScriptedBackend()}).send(admission(resource))
+    assert caught.value.reason == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("received", "ours", "sent"),
+    [("", "", None), ("", OURS, OURS), (THEIRS, OURS, OURS), ("malformed", "", None), (THEIRS, THEIRS, THEIRS)],
+)
+async def test_one_trace_context_goes_upstream(received: str, ours: str, sent: str | None) -> None:
+    backend = ScriptedBackend()
+    await answer(ByKind({"tool": backend}, lambda _id, _received: ours), admission(traceparent=received))
+    headers = backend.calls[0].call.headers
+    assert [value for name, value in headers if name == "traceparent"] == ([sent] if sent else [])
+    assert ("accept", "a") in headers
+
+
+async def test_a_named_target_is_all_that_follows_the_kind() -> None:
+    backend = Backend()
+    await answer(ByName(backend, 30.0), admission("/tool/a/b"))
+    (request,) = backend.asked
+    assert (request.target, request.timeout_s, request.call_id) == ("a/b", 2.0, "e1")

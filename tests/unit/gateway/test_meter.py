@@ -1,0 +1,87 @@
+"""Calls as numbers, read back from the registry that is scraped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from controlplane.calls import Receipt
+from controlplane.gateway.gateway import Admission
+from controlplane.gateway.meter import Meter, kind_of
+from controlplane.gateway.outcome import Outcome
+from controlplane.telemetry.metrics import PREFIX, Metrics
+from inference.backend import Usage
+from tests.unit.gateway.conftest import AGENT, ALLOW, DENY, a_call
+
+RECEIPT = Receipt("e1", 0, "")
+
+
+class Counted(Metrics):
+    def total(self, name: str, **labels: str) -> float:
+        """The sum over all series with these labels."""
+        samples = [s for family in self.registry.collect() for s in family.samples if s.name == PREFIX + name]
+        return sum(s.value for s in samples if labels.items() <= s.labels.items())
+
+
+@pytest.fixture
+def metrics() -> Counted:
+    return Counted("test")
+
+
+def admission(resource: str = "/model/tiny", *, streams: bool = False) -> Admission:
+    return Admission(a_call(resource=resource, streams=streams, door="openai.chat"), AGENT, ALLOW, RECEIPT, 1.0, 1.25)
+
+
+def outcome(**more: object) -> Outcome:
+    return replace(Outcome(started_s=1.0, ended_s=2.0, status="ok", first_byte_s=1.5), **more)  # type: ignore[arg-type]  # any field
+
+
+@pytest.mark.parametrize(
+    ("resource", "kind"), [("/model/tiny", "model"), ("/model", "model"), ("/mcp/time/now", "mcp"), ("/tool/x", "tool")]
+)
+def test_the_kind_is_the_first_segment(resource: str, kind: str) -> None:
+    assert kind_of(resource) == kind
+
+
+def test_an_allowed_call_is_in_flight_until_its_outcome(metrics: Counted) -> None:
+    meter = Meter(metrics)
+    meter.admitted(admission())
+    assert metrics.total("calls_inflight", door="openai.chat") == 1
+    assert metrics.total("policy_decisions_total", effect="allow", reason="granted") == 1
+    meter.observe(admission(), outcome(), recorded=True)
+    assert metrics.total("calls_inflight", door="openai.chat") == 0
+    assert metrics.total("ledger_outcomes_lost_total") == 0
+
+
+def test_a_refusal_by_a_limit_is_counted_as_one(metrics: Counted) -> None:
+    meter = Meter(metrics)
+    meter.refused(a_call(), AGENT, DENY, RECEIPT)
+    assert metrics.total("rate_limited_total") == 0
+    meter.refused(a_call(), AGENT, replace(DENY, reason="rate_limited"), RECEIPT)
+    assert metrics.total("rate_limited_total", tenant="acme", limit="model") == 1
+    assert metrics.total("policy_decisions_total", effect="deny") == 2
+
+
+def test_an_outcome_that_was_not_recorded_is_counted(metrics: Counted) -> None:
+    meter = Meter(metrics)
+    meter.observe(admission(), outcome(), recorded=False)
+    assert metrics.total("ledger_outcomes_lost_total") == 1
+
+
+def test_a_lower_rung_and_tokens_are_told_by_model(metrics: Counted) -> None:
+    meter = Meter(metrics)
+    meter.observe(admission(streams=True), outcome(rung="lighter", usage=Usage(3, 4)), recorded=True)
+    assert metrics.total("fallback_answers_total", model="tiny", rung="lighter") == 1
+    assert metrics.total("tokens_total", model="tiny") == 7
+
+
+def test_a_tool_has_no_tokens_and_no_rung(metrics: Counted) -> None:
+    Meter(metrics).observe(admission("/tool/refund"), outcome(rung="cache", usage=Usage(3, 4)), recorded=True)
+    assert metrics.total("tokens_total") == metrics.total("fallback_answers_total") == 0
+
+
+def test_a_backend_that_counts_nonsense_breaks_nothing(metrics: Counted) -> None:
+    meter = Meter(metrics)
+    meter.observe(admission(), outcome(rung="lighter", usage=Usage(-5, None)), recorded=True)
+    assert metrics.total("fallback_answers_total", model="tiny", rung="lighter") == 1
