@@ -92,7 +92,7 @@ class DoorEndpoint:
                 return call
 
             try:
-                await self._serve(request, read_call, Exchange(send))
+                await self._serve(request, read_call, Exchange(send, gone.rest))
             except ClientDisconnect:
                 return  # gone before the request was read: nothing was admitted, nobody is left to answer
 
@@ -145,10 +145,10 @@ class Broken(Exception):
 class Exchange:
     """One HTTP response being written; knows whether it has begun and whether it has ended."""
 
-    __slots__ = ("ended", "send", "started")
+    __slots__ = ("before_end", "ended", "send", "started")
 
-    def __init__(self, send: Send) -> None:
-        self.send, self.started, self.ended = send, False, False
+    def __init__(self, send: Send, before_end: Callable[[], None]) -> None:
+        self.send, self.before_end, self.started, self.ended = send, before_end, False, False
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self.started = True
@@ -160,6 +160,7 @@ class Exchange:
     async def end(self, last: bytes = b"") -> None:
         if not self.ended:
             self.ended = True
+            self.before_end()
             await self.send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def answer(self, response: Response) -> None:
