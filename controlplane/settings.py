@@ -1,27 +1,33 @@
 """Everything an operator may set, composed from one class per room. Read once at start: one YAML file plus environment.
 
-Environment variables beat the file: ``CONTROLPLANE_SERVER__HTTP_PORT=9000`` sets ``server.http_port``. Unknown keys and
-impossible combinations refuse to start, all of them listed at once. Secrets are named by file, never inlined.
+Environment variables beat the file: ``CONTROLPLANE_SERVER__HTTP_PORT=9000`` sets ``server.http_port``. Unknown keys,
+repeated keys and impossible combinations refuse to start, all of them listed at once. Secrets are named by file, never
+inlined. The file is YAML in the same plain dialect as policy.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as EnvironmentError_
 
 from audit import AuditSettings
 from controlplane.console.settings import ConsoleSettings
 from controlplane.identity.settings import IdentitySettings
 from controlplane.limits.settings import LimitSettings
+from controlplane.policy.documents import BundleError, read_document
 from controlplane.policy.settings import PolicySettings
 from controlplane.resilience.settings import BreakerSettings, FallbackSettings
 from controlplane.telemetry.settings import TelemetrySettings
 from inference.openai_http.settings import VllmSettings
 from inference.tfserving.settings import TfServingSettings
+
+PREFIX, NESTED = "CONTROLPLANE_", "__"
 
 
 class SettingsError(Exception):
@@ -69,17 +75,23 @@ class OpenAiBackend(VllmSettings, frozen=True, extra="forbid"):
 
 class ObservationSettings(BaseModel, frozen=True, extra="forbid"):
     capacity: int = Field(20_000, ge=100, description="Predictions and labels kept for the monitor (count).")
+    capacity_bytes: int = Field(
+        64 * 1024 * 1024, ge=1024 * 1024, description="Bytes of requests and replies kept for it, all together."
+    )
+
+
+AnyBackend = Annotated[TfServingModels | OpenAiBackend, Field(discriminator="kind")]
 
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        env_prefix="CONTROLPLANE_",
-        env_nested_delimiter="__",
+        env_prefix=PREFIX,
+        env_nested_delimiter=NESTED,
         nested_model_default_partial_update=True,
     )
-    file: ClassVar[Path | None] = None
+    document: ClassVar[Mapping[str, Any]] = {}  # what the file says
 
     state: Path = Field(Path("var"), description="Folder for what the gateway keeps besides the ledger.")
     server: ServerSettings = ServerSettings()
@@ -94,14 +106,17 @@ class Settings(BaseSettings):
     console: ConsoleSettings = ConsoleSettings()
     observations: ObservationSettings = ObservationSettings()
     registry: Path | None = Field(None, description="YAML file of tools and MCP servers; none: there are none.")
-    backends: dict[str, TfServingModels | OpenAiBackend] = Field(
+    backends: dict[str, AnyBackend] = Field(
         default_factory=dict, description="Model servers by the name that the policy catalogue uses."
     )
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.server.http_port and self.server.http_port == self.server.grpc_port:
-            raise ValueError("server.http_port and server.grpc_port must differ")
+        ports = {"server.http_port": self.server.http_port, "server.grpc_port": self.server.grpc_port}
+        ports["telemetry.metrics_port"] = self.telemetry.metrics_port
+        taken = [name for name, port in ports.items() if port and list(ports.values()).count(port) > 1]
+        if taken:
+            raise ValueError(f"{' and '.join(taken)} must differ")
         return self
 
     @classmethod
@@ -113,8 +128,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  no dotenv files
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  secrets are named by path
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        from_file = YamlConfigSettingsSource(settings_cls, yaml_file=cls.file)
-        return init_settings, env_settings, from_file
+        return init_settings, env_settings, InitSettingsSource(settings_cls, dict(cls.document))
 
 
 def load(path: Path) -> Settings:
@@ -125,12 +139,37 @@ def load(path: Path) -> Settings:
     """
 
     class FromFile(Settings):
-        file = path
+        document = _read(path)
 
+    problems = list(_unknown_variables(os.environ))
     try:
-        path.open("rb").close()
-        return FromFile()
-    except (OSError, yaml.YAMLError) as error:
-        raise SettingsError([f"{path}: {error}"]) from error
+        settings = FromFile()
+    except EnvironmentError_ as error:
+        problems.append(f"environment: {error}")
     except ValidationError as error:
-        raise SettingsError([f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]) from error
+        problems += [
+            f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}".replace(": : ", ": ") for e in error.errors()
+        ]
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        document = read_document(str(path), path.read_bytes()).value
+    except OSError as error:
+        raise SettingsError([f"{path}: {error.strerror}"]) from error
+    except BundleError as error:
+        raise SettingsError([str(problem) for problem in error.problems]) from error
+    if document is not None and not isinstance(document, dict):
+        raise SettingsError([f"{path}: settings are a mapping of names to values"])
+    return document or {}
+
+
+def _unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:
+    """Nested names only: a Kubernetes service called ``controlplane`` sets ``CONTROLPLANE_PORT`` and others."""
+    for name in sorted(environment):
+        section = name.removeprefix(PREFIX).partition(NESTED)[0].lower()
+        if name.startswith(PREFIX) and NESTED in name and section not in Settings.model_fields:
+            yield f"environment: {name}: there is no section {section}"

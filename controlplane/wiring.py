@@ -98,7 +98,7 @@ class ControlPlane:
             self.moves = ModelMoves(self.ledger, self.fleet, self.metrics)
             await anyio.to_thread.run_sync(self.moves.resume)
             self.observations = Observations(
-                self.settings.observations.capacity,
+                self.settings.observations,
                 lambda call: self.fleet.version_meant(call.resource.rpartition("/")[2], call.version, call.label),
                 self.clock.wall,
             )

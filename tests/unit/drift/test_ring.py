@@ -41,3 +41,19 @@ def test_the_ring_keeps_the_very_object_and_does_not_copy() -> None:
 def test_a_ring_without_room_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         ObservationRing(0)
+
+
+def test_what_is_forgotten_before_its_turn_is_lost_once() -> None:
+    ring: ObservationRing[int] = ObservationRing(3)
+    assert ring.forget_oldest() is None
+    for number in (1, 2, 3):
+        ring.append(number)
+    assert (ring.forget_oldest(), ring.forget_oldest(), len(ring)) == (1, 2, 1)
+    assert ring.after(0, 10) == ([(3, 3)], 2)
+    ring.append(4)
+    ring.append(5)
+    assert (ring.after(3, 10), ring.overwritten, len(ring)) == (([(4, 4), (5, 5)], 0), 2, 3)
+    ring.append(6)
+    assert (ring.after(0, 10), ring.overwritten) == (([(4, 4), (5, 5), (6, 6)], 3), 3)
+    assert [ring.forget_oldest() for _ in range(4)] == [4, 5, 6, None]
+    assert ring.after(6, 10) == ([], 0)

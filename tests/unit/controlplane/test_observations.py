@@ -1,0 +1,161 @@
+"""What the monitor gets to see: successful predictions, labels, and how much it missed."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from controlplane.calls import Call, Decision, Effect, Principal, Receipt
+from controlplane.gateway.gateway import Admission
+from controlplane.gateway.outcome import Outcome
+from controlplane.observations import PAGE_BYTES, Label, Observations
+from controlplane.settings import ObservationSettings
+
+MIB = 1024 * 1024
+
+
+def observations(capacity: int = 100, capacity_bytes: int = 64 * MIB) -> Observations:
+    settings = ObservationSettings(capacity=capacity, capacity_bytes=capacity_bytes)
+    return Observations(settings, lambda call: call.version or 5, lambda: 1.5)
+
+
+def admission(number: int = 1, body: bytes = b"asked", operation: str = "Predict", **more: Any) -> Admission:
+    call = Call(id="c", door="d", action="infer", resource="/model/risk", body=body, operation=operation, **more)
+    decision = Decision(effect=Effect.ALLOW, reason="granted", revision="r1")
+    return Admission(call, Principal(subject="agent:one", tenant="acme"), decision, Receipt(f"e{number}", 0, ""), 0, 0)
+
+
+def outcome(status: str = "ok", served_by: str = "risk/2", rung: str = "primary", body: bytes = b"answered") -> Outcome:
+    outcome = Outcome(0.0, status=status, served_by=served_by, rung=rung, http_status=200)
+    outcome.saw(body, 1.0)
+    return outcome
+
+
+def seen(watching: Observations, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = watching.page(after, limit)["observations"]
+    return listed
+
+
+def test_a_prediction_is_shown_as_it_passed() -> None:
+    watching = observations()
+    watching.observe(admission(), outcome(), recorded=True)
+    (told,) = seen(watching)
+    assert told == {
+        "seq": 1,
+        "kind": "prediction",
+        "call_id": "e1",
+        "at_ms": 1500,
+        "model": "risk",
+        "version": 2,
+        "principal": "agent:one",
+        "rung": "primary",
+        "request": base64.b64encode(b"asked").decode(),
+        "reply": base64.b64encode(b"answered").decode(),
+    }
+
+
+@pytest.mark.parametrize("operation", ["Classify", "Regress", "GetModelMetadata", "chat", "embeddings", ""])
+def test_only_predictions_are_shown(operation: str) -> None:
+    watching = observations()
+    watching.observe(admission(operation=operation), outcome(), recorded=True)
+    assert seen(watching) == []
+
+
+@pytest.mark.parametrize("status", ["error", "timeout", "cancelled"])
+def test_only_successful_predictions_are_shown(status: str) -> None:
+    watching = observations()
+    watching.observe(admission(), outcome(status), recorded=True)
+    assert seen(watching) == []
+
+
+def test_a_reply_that_was_too_long_to_keep_is_not_shown_in_part() -> None:
+    watching, long = observations(), outcome(body=b"x" * 65_000)
+    long.saw(b"y" * 65_000, 2.0)
+    watching.observe(admission(), long, recorded=True)
+    assert seen(watching) == []
+
+
+@pytest.mark.parametrize(
+    ("served_by", "rung", "asked", "version"),
+    [
+        ("risk/2", "primary", None, 2),
+        ("risk/2", "primary", 7, 2),
+        ("risk", "primary", None, 5),
+        ("risk-baseline/9", "lighter", None, 5),
+        ("risk/9", "cache", 7, 7),
+    ],
+)
+def test_the_version_is_that_which_answered_or_should_have(
+    served_by: str, rung: str, asked: int | None, version: int
+) -> None:
+    watching = observations()
+    watching.observe(admission(version=asked), outcome(served_by=served_by, rung=rung), recorded=True)
+    assert (seen(watching)[0]["version"], seen(watching)[0]["rung"]) == (version, rung)
+
+
+def test_labels_come_after_the_predictions_they_are_about() -> None:
+    watching = observations()
+    watching.observe(admission(), outcome(), recorded=True)
+    watching.take_labels([Label("e1", 0, 1), Label("e1", 1, 0)])
+    assert [each["kind"] for each in seen(watching)] == ["prediction", "label", "label"]
+    assert seen(watching, 1)[0] == {"seq": 2, "kind": "label", "call_id": "e1", "row": 0, "label": 1}
+
+
+def test_a_reader_goes_on_where_it_stopped_and_learns_what_it_lost() -> None:
+    watching = observations(capacity=100)
+    watching.take_labels([Label("e", row, 0) for row in range(150)])
+    page = watching.page(0, 10)
+    assert (page["lost"], page["next"], len(page["observations"])) == (50, 60, 10)
+    page = watching.page(page["next"], 1000)
+    assert (page["lost"], page["next"], len(page["observations"])) == (0, 150, 90)
+    assert watching.page(150, 10)["observations"] == []
+    assert watching.page(150, 10)["next"] == 150
+    assert watching.dropped == 50
+
+
+def test_each_life_has_a_name_of_its_own() -> None:
+    first, second = observations(), observations()
+    assert first.page(0, 1)["boot"] == first.page(0, 1)["boot"] != second.page(0, 1)["boot"]
+
+
+def test_large_requests_do_not_fill_the_memory() -> None:
+    watching = observations(capacity=1000, capacity_bytes=10 * MIB)
+    for number in range(50):
+        watching.observe(admission(number, body=b"x" * MIB), outcome(), recorded=True)
+    page, found, lost = watching.page(0, 1000), [], 0
+    while page["observations"]:
+        found += [each["call_id"] for each in page["observations"]]
+        lost += page["lost"]
+        page = watching.page(page["next"], 1000)
+    assert found == [f"e{number}" for number in range(41, 50)], "the newest that fit"
+    assert lost == watching.dropped == 41
+
+
+def test_what_is_larger_than_everything_is_passed_over() -> None:
+    watching = observations(capacity_bytes=MIB)
+    watching.observe(admission(1), outcome(), recorded=True)
+    watching.observe(admission(2, body=b"x" * 2 * MIB), outcome(), recorded=True)
+    watching.take_labels([Label("e1", 0, 1)])
+    assert [each["call_id"] for each in seen(watching)] == ["e1", "e1"]
+    assert watching.dropped == 1
+
+
+def test_a_page_of_large_predictions_is_short_but_never_empty() -> None:
+    watching = observations()
+    for number in range(3):
+        watching.observe(admission(number, body=b"x" * (PAGE_BYTES + 1)), outcome(), recorded=True)
+    pages = [watching.page(after, 1000) for after in range(3)]
+    assert [len(page["observations"]) for page in pages] == [1, 1, 1]
+    assert [page["next"] for page in pages] == [1, 2, 3]
+
+
+def test_memory_is_given_back_as_items_are_overwritten() -> None:
+    """The count of bytes must not drift, or one day nothing fits any more."""
+    watching = observations(capacity=100, capacity_bytes=MIB)
+    for number in range(1000):
+        watching.observe(admission(number, body=b"x" * 5_000), outcome(), recorded=True)
+        watching.take_labels([Label(f"e{number}", 0, 1)])
+    assert len(seen(watching)) == 100
+    assert seen(watching)[-1]["call_id"] == "e999"
