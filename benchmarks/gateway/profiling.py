@@ -39,7 +39,9 @@ def profile(world: World, part: Part, seconds: float) -> dict[str, float]:
     if found is None:
         raise SystemExit("py-spy is not installed (pip install py-spy)")
     raw = world.folder / "stacks.txt"
-    with subprocess.Popen(command(world, part, 16, seconds + 2), stdout=subprocess.DEVNULL) as load:
+    with subprocess.Popen(
+        command(world, part, 16, seconds + 2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as load:
         spying = [found, "record", "--threads", "--format", "raw", "--full-filenames", "--rate", str(RATE_HZ)]
         spying += ["--duration", f"{seconds:g}", "--output", str(raw), "--pid", str(part.process.pid)]
         subprocess.run(spying, check=True, capture_output=True)
