@@ -6,11 +6,8 @@ Fails closed: what cannot be made durable within the stall limit is refused with
 """
 
 from audit.entry import (
-    Deny,
-    Intent,
     LedgerHead,
     LedgerReceipt,
-    Outcome,
     Record,
     commitment,
     new_event_id,
@@ -35,8 +32,6 @@ __all__ = [
     "AuditError",
     "AuditSettings",
     "AuditUnavailable",
-    "Deny",
-    "Intent",
     "IntentAlreadyOpen",
     "IntentNotOpen",
     "KeyRefused",
@@ -46,7 +41,6 @@ __all__ = [
     "LedgerReader",
     "LedgerReceipt",
     "NoteRefused",
-    "Outcome",
     "Record",
     "RecordRefused",
     "SqliteLedger",

@@ -141,38 +141,6 @@ def commitment(key: bytes, data: bytes) -> str:
     return "hmac-sha256:" + hmac.new(key, data, "sha256").hexdigest()
 
 
-class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is about to happen, who wants it and why it may. Fields as plain JSON values, no floats."""
-
-    principal: Mapping[str, Any]
-    action: Mapping[str, Any]
-    decision: Mapping[str, Any]
-    trace: Mapping[str, Any] = {}
-    delegation: list[Mapping[str, Any]] = []
-    agent: Mapping[str, Any] = {}
-    approval: Mapping[str, Any] = {}
-
-    def body(self) -> dict[str, Any]:
-        return {name: value for name in self.__struct_fields__ if (value := getattr(self, name))}
-
-
-class Deny(Intent, frozen=True, kw_only=True, omit_defaults=True):
-    """What was refused; ``decision`` carries the reason. It opens nothing."""
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of an intent. ``status``: ok, error, timeout, cancelled, unknown, partial. ``error``: a stable word."""
-
-    status: str
-    error: str = ""
-    http_status: int = 0
-    served_by: str = ""
-    latency_us: int = 0
-    byte_count: int = 0
-    result_commit: str = ""
-    tokens: Mapping[str, int] = {}
-    cost_micro_usd: int = 0
-
-    def body(self) -> dict[str, Any]:
-        fields = {name: value for name in self.__struct_fields__ if (value := getattr(self, name))}
-        return {"outcome": fields}
+def outcome_body(status: str, error: str) -> dict[str, Any]:
+    """What the ledger itself says of an intent whose caller cannot: ``unknown`` or ``cancelled``, and a stable word."""
+    return {"outcome": {"status": status, "error": error}}

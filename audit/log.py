@@ -26,11 +26,11 @@ from audit.entry import (
     VERSION,
     LedgerHead,
     LedgerReceipt,
-    Outcome,
     Record,
     canonical,
     is_event_id,
     new_event_id,
+    outcome_body,
 )
 from audit.errors import (
     AuditError,
@@ -221,7 +221,7 @@ class SqliteLedger:
             await self.append("genesis", {"log": genesis})
         orphans = self.open_intents()
         if orphans:
-            unknown = Outcome(status="unknown", error="recovery").body()
+            unknown = outcome_body("unknown", "recovery")
             await asyncio.gather(*(self.append("outcome", unknown, closes=event_id) for event_id in orphans))
             recovery = {"intents": list(orphans)[:RECOVERED_LISTED], "count": len(orphans)}
             await self.append("recovery", {"recovery": recovery})
@@ -294,7 +294,7 @@ class SqliteLedger:
     def _abandon(self, event_id: str) -> None:
         if event_id not in self._open or self._trouble == "closed":
             return  # the next start closes it
-        body = Outcome(status="cancelled", error="unacknowledged").body()
+        body = outcome_body("cancelled", "unacknowledged")
         item = self._prepare("outcome", body, None, False, event_id)
         if self._trouble is None:
             self._enqueue(item)

@@ -156,10 +156,9 @@ def call_view(record: Record, outcome: CallOutcome | None) -> CallView:
 
 
 def outcome_view(record: Record) -> CallOutcome:
-    """Outcomes that the ledger wrote itself after a crash keep their words under ``outcome``."""
-    body = {**record.body, **record.body.get("outcome", {})}
+    body = record.body["outcome"]
     return CallOutcome(
-        status=str(body.get("status", "unknown")),
+        status=str(body["status"]),
         index=record.index,
         http=body.get("http", 0),
         served_by=body.get("served_by", ""),
@@ -167,5 +166,5 @@ def outcome_view(record: Record) -> CallOutcome:
         latency_us=body.get("latency_us", 0),
         byte_count=body.get("bytes", 0),
         tokens=body.get("tokens", {}),
-        error=str(body.get("error_class", body.get("error", ""))),
+        error=str(body.get("error", "")),
     )

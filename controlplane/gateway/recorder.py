@@ -60,12 +60,9 @@ class LedgerRecorder:
         return Receipt(receipt.event_id, receipt.index, receipt.checkpoint)
 
     async def record_outcome(self, admission: Admission, outcome: Outcome) -> Receipt:
-        body = outcome_facts(outcome) | {
-            "intent": admission.receipt.event_id,
-            "intent_seq": admission.receipt.index,
-            "result_commit": self.commit(outcome.digest.digest()),
-        }
-        receipt = await self.ledger.append("outcome", body, event_id=new_call_id(), closes=admission.receipt.event_id)
+        facts = outcome_facts(outcome) | {"result_commit": self.commit(outcome.digest.digest())}
+        intent, body = admission.receipt.event_id, {"outcome": facts}
+        receipt = await self.ledger.append("outcome", body, event_id=new_call_id(), closes=intent)
         return Receipt(receipt.event_id, receipt.index, receipt.checkpoint)
 
 
@@ -118,7 +115,7 @@ def outcome_facts(outcome: Outcome) -> dict[str, Any]:
         "latency_us": round((outcome.ended_s - outcome.started_s) * MICRO),
     }
     if outcome.error:
-        facts["error_class"] = outcome.error
+        facts["error"] = outcome.error
     if outcome.first_byte_s is not None:
         facts["first_byte_us"] = round((outcome.first_byte_s - outcome.started_s) * MICRO)
     usage = outcome.usage

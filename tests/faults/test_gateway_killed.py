@@ -218,4 +218,4 @@ def assert_recorded(told: Told, reader: LedgerReader) -> None:
             if kind in {"tool", "grpc"}:
                 closing = reader.outcome_of(call_id)
                 assert closing is not None, f"{kind} {call_id} was answered whole before its outcome was durable"
-                assert closing.body["status"] == "ok"
+                assert closing.body["outcome"]["status"] == "ok"

@@ -41,7 +41,8 @@ class Gate:
     async def outcomes(self, count: int) -> list[dict]:
         """The newest ``count`` outcomes; a relaxed call's outcome may come a moment after its last byte."""
         for _ in range(100):
-            found = [r.body for r in LedgerReader(self.ledger).read(kinds=["outcome"])]
+            records = LedgerReader(self.ledger).read(kinds=["outcome"])
+            found = [{"closes": record.body["closes"], **record.body["outcome"]} for record in records]
             if len(found) >= count:
                 return found
             await asyncio.sleep(0.05)
@@ -84,7 +85,7 @@ async def test_plain_chat_is_answered_and_its_tokens_are_in_the_ledger(gate: Gat
     answer = raw.parse()
     assert answer.usage.completion_tokens <= 5
     (outcome,) = await gate.outcomes(1)
-    assert outcome["intent"] == raw.headers["x-call-id"]
+    assert outcome["closes"] == raw.headers["x-call-id"]
     assert outcome["tokens"]["out"] == answer.usage.completion_tokens
     assert outcome["status"] == "ok"
 

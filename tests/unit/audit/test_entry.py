@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from audit.entry import MAX_BYTES, Deny, Intent, Outcome, canonical, event_time_ms, is_event_id, new_event_id
+from audit.entry import MAX_BYTES, canonical, event_time_ms, is_event_id, new_event_id
 from audit.errors import RecordRefused
 
 
@@ -45,19 +45,3 @@ def test_a_record_fits_a_tile_entry_or_is_refused() -> None:
     canonical({"a": "x" * (MAX_BYTES - len('{"a":""}'))})
     with pytest.raises(RecordRefused, match="too_large"):
         canonical({"a": "x" * (MAX_BYTES - len('{"a":""}') + 1)})
-
-
-def test_bodies_carry_only_what_is_known() -> None:
-    intent = Intent(principal={"subject": "a"}, action={"kind": "tool.call"}, decision={"effect": "allow"})
-    assert intent.body() == {
-        "principal": {"subject": "a"},
-        "action": {"kind": "tool.call"},
-        "decision": {"effect": "allow"},
-    }
-    deny = Deny(principal={}, action={"kind": "tool.call"}, decision={"effect": "deny"}, trace={"trace_id": "t"})
-    assert deny.body() == {
-        "action": {"kind": "tool.call"},
-        "decision": {"effect": "deny"},
-        "trace": {"trace_id": "t"},
-    }
-    assert Outcome(status="ok", latency_us=5).body() == {"outcome": {"status": "ok", "latency_us": 5}}

@@ -160,7 +160,7 @@ class World:
             "deny" if denied else "intent", intent_body(denied, **changes), event_id=call_id, opens=not denied
         )
         if finished and not denied:
-            await self.ledger.append("outcome", OUTCOME_BODY | {"intent": call_id}, closes=call_id)
+            await self.ledger.append("outcome", {"outcome": OUTCOME_BODY}, closes=call_id)
         return call_id
 
     def changes(self) -> list[Mapping[str, Any]]:

@@ -94,14 +94,14 @@ async def test_an_outcome_closes_its_intent(ledger: SqliteLedger, recorder: Ledg
     outcome.completes()
     outcome.ended_s = 1.5
     await recorder.record_outcome(admission, outcome)
-    body = last(ledger).body
-    assert {name: body[name] for name in ("status", "http", "served_by", "rung", "bytes", "intent")} == {
+    body = last(ledger).body["outcome"]
+    assert last(ledger).body["closes"] == admission.call.id
+    assert {name: body[name] for name in ("status", "http", "served_by", "rung", "bytes")} == {
         "status": "ok",
         "http": 200,
         "served_by": "tiny/1",
         "rung": "primary",
         "bytes": 3,
-        "intent": admission.call.id,
     }
     assert (body["latency_us"], body["first_byte_us"], body["tokens"]) == (500_000, 250_000, {"in": 3, "out": 4})
     assert body["result_commit"] == "commit:32"
@@ -116,7 +116,8 @@ async def test_a_backend_that_counts_nonsense_does_not_keep_its_outcome_out(
     outcome = Outcome(started_s=1.0, usage=Usage(nonsense, 4, nonsense), ended_s=2.0)
     outcome.fails("error", "cut")
     await recorder.record_outcome(admission, outcome)
-    assert (last(ledger).body["tokens"], last(ledger).body["error_class"]) == ({"out": 4}, "cut")
+    told = last(ledger).body["outcome"]
+    assert (told["tokens"], told["error"]) == ({"out": 4}, "cut")
     assert ledger.open_intents() == {}
 
 
