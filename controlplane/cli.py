@@ -18,7 +18,7 @@ CONFIG = click.option(
     default=Path("controlplane.yaml"),
     show_default=True,
     envvar="CONTROLPLANE_CONFIG",
-    help="Settings file (YAML).",
+    help="Settings file (YAML); see docs/SETTINGS.md.",
 )
 
 
@@ -34,16 +34,19 @@ def main() -> None:
 @main.command()
 @CONFIG
 def gateway(config: Path) -> None:
-    """Serve all doors, the console and the operator API."""
+    """Serve all doors, the console and the operator API.
+
+    Every setting stands in docs/SETTINGS.md; the environment beats the file, as in
+    CONTROLPLANE_SERVER__HTTP_PORT=9000. SIGTERM lets running calls finish, a second one does not.
+    """
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # we only ever fork to exec
-    from controlplane.serve import serve  # noqa: PLC0415  the other commands need none of it
+    from controlplane.serve import CannotStart, serve  # noqa: PLC0415  the other commands need none of it
     from controlplane.settings import SettingsError, load  # noqa: PLC0415
 
     try:
-        settings = load(config)
-    except SettingsError as error:
+        serve(load(config))
+    except (SettingsError, CannotStart) as error:
         raise click.ClickException("\n".join(error.problems)) from error
-    serve(settings)
 
 
 for command in (audit, monitor_command, policy, token):

@@ -22,7 +22,6 @@ from typing import Any, Protocol
 import aiohttp
 import click
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from prometheus_client import start_http_server
 from pydantic import BaseModel, Field, ValidationError
@@ -31,6 +30,7 @@ from controlplane.drift.reporter import Reporter
 from controlplane.drift.rows import PRIMARY, Join, Label, Prediction
 from controlplane.drift.settings import ReportSettings, WatchSettings
 from controlplane.drift.store import MonitorStore
+from controlplane.policy.documents import BundleError, read_document
 from controlplane.retraining.course import Course, Evidence
 from controlplane.retraining.loop import (
     Gateway,
@@ -332,6 +332,10 @@ def monitor_of(settings: MonitorSettings, client: Client, metrics: Metrics | Non
     return Monitor(settings, client, store, parts, metrics or Metrics("monitor"))
 
 
+class PortTaken(Exception):
+    """The port of the metrics is somebody else's: perhaps another monitor runs."""
+
+
 async def serve(settings: MonitorSettings) -> None:
     """Run until SIGTERM or SIGINT."""
     stop = asyncio.Event()
@@ -339,7 +343,11 @@ async def serve(settings: MonitorSettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     timeout = aiohttp.ClientTimeout(total=settings.timeout_s)
     metrics = Metrics("monitor", version("agent-controlplane"), settings.telemetry.label_caps)
-    start_http_server(settings.telemetry.metrics_port, settings.telemetry.metrics_host, metrics.registry)
+    try:
+        start_http_server(settings.telemetry.metrics_port, settings.telemetry.metrics_host, metrics.registry)
+    except OSError as error:
+        where = f"{settings.telemetry.metrics_host}:{settings.telemetry.metrics_port}"
+        raise PortTaken(f"cannot listen on {where}: {error.strerror}") from error
     async with aiohttp.ClientSession(timeout=timeout) as session:
         monitor = monitor_of(settings, HttpClient(settings, session), metrics)
         try:
@@ -348,13 +356,37 @@ async def serve(settings: MonitorSettings) -> None:
             await monitor.close()
 
 
-@click.command("monitor")
-@click.option("--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True)
-def monitor_command(config: Path) -> None:
-    """Watch the models that CONFIG names (YAML, MonitorSettings) and retrain those whose labels prove them wrong."""
+def load(path: Path) -> MonitorSettings:
+    """Raises ``click.ClickException`` with everything that is wrong."""
     try:
-        settings = MonitorSettings.model_validate(yaml.safe_load(config.read_text()) or {})
-    except (ValidationError, yaml.YAMLError) as error:
-        raise click.ClickException(str(error)) from error
+        return MonitorSettings.model_validate(read_document(str(path), path.read_bytes()).value or {})
+    except OSError as error:
+        problems = [f"{path}: {error.strerror}"]
+    except BundleError as error:
+        problems = [str(problem) for problem in error.problems]
+    except ValidationError as error:
+        problems = [f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    raise click.ClickException("\n".join(problems))
+
+
+@click.command("monitor", short_help="Watch models for drift and retrain those that labels prove wrong.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("monitor.yaml"),
+    show_default=True,
+    envvar="CONTROLPLANE_MONITOR_CONFIG",
+    help="Settings file (YAML); see docs/SETTINGS.md.",
+)
+def monitor_command(config: Path) -> None:
+    """Watch the models that CONFIG names and retrain those whose labels prove them wrong.
+
+    Needs a token for `service:monitor`, in the file that the settings name. Holds no power of its own: every move is
+    asked of the gateway, which records it first. May be killed at any time; started again, it goes on where it was.
+    """
+    settings = load(config)
     configure_logging(settings.telemetry.log_level)
-    asyncio.run(serve(settings))
+    try:
+        asyncio.run(serve(settings))
+    except PortTaken as error:
+        raise click.ClickException(str(error)) from error

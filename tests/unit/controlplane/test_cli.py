@@ -1,0 +1,212 @@
+"""The command line: help that helps, and faults of the operator's told without a traceback."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from controlplane.cli import main
+
+COMMANDS = [[], ["gateway"], ["monitor"], ["token"], ["audit"], ["audit", "verify"], ["audit", "show"],
+            ["audit", "tail"], ["policy"], ["policy", "lint"], ["policy", "test"], ["policy", "explain"]]  # fmt: skip
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+def commands(command: click.Command, path: list[str]) -> Iterator[tuple[list[str], click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            yield from commands(each, [*path, name])
+
+
+def test_every_command_is_tried_here() -> None:
+    assert sorted(path for path, _ in commands(main, [])) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_says_what_it_is_for(path: list[str]) -> None:
+    for option in ("--help", "-h"):
+        told = run(*path, option)
+        assert (told.exit_code, told.output.startswith("Usage: ")) == (0, True)
+
+
+def test_every_option_and_command_is_explained() -> None:
+    silent = [" ".join(path) for path, each in commands(main, []) if not (each.help or "").strip()]
+    silent += [
+        f"{' '.join(path)} {option.opts[-1]}"
+        for path, each in commands(main, [])
+        for option in each.params
+        if isinstance(option, click.Option) and not option.help and not isinstance(option.type, click.Choice)
+    ]
+    assert not silent
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["gateway", "monitor"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("server: {bogus: 1}\ngateway_url: 7\npoll_s: -1\nidentity: {}\n", ["Extra inputs are not permitted"]),
+        ("a: 1\na: 2\n", ["key 'a' stands here twice"]),
+        ("[", ["FILE"]),
+        ("- a list\n", ["FILE"]),
+    ],
+)
+def test_wrong_settings_end_with_1_and_everything_that_is_wrong(
+    tmp_path: Path, command: str, text: str, said: list[str]
+) -> None:
+    file = tmp_path / "FILE"
+    file.write_text(text)
+    told = run(command, "--config", file)
+    assert (told.exit_code, "Traceback" in told.output) == (1, False)
+    assert isinstance(told.exception, SystemExit)
+    assert all(words in told.output for words in said)
+    if "bogus" in text:
+        assert told.output.count("FILE: ") >= 3, "all at once"
+
+
+@pytest.mark.parametrize("command", ["gateway", "monitor"])
+def test_settings_that_are_not_there_end_with_1(tmp_path: Path, command: str) -> None:
+    told = run(command, "--config", tmp_path / "nothing.yaml")
+    assert told.exit_code == 1
+    assert "No such file or directory" in told.output
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    settings = {
+        "state": str(tmp_path / "state"),
+        "server": {"http_port": free_port(), "grpc_port": 0},
+        "telemetry": {"metrics_port": free_port()},
+        "identity": {"issuer": "urn:i", "audience": "urn:a", "jwks_file": str(tmp_path / "keys.json")},
+        "policy": {"path": str(Path(__file__).parents[3] / "policies")},
+        "audit": {
+            "path": str(tmp_path / "ledger.sqlite"),
+            "signing_key": str(tmp_path / "signing.key"),
+            "commitment_key": str(tmp_path / "commit.key"),
+        },
+    }
+    (tmp_path / "keys.json").write_text('{"keys": []}')
+    path = tmp_path / "controlplane.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def changed(config: Path, section: str, **more: object) -> None:
+    settings = yaml.safe_load(config.read_text())
+    settings[section] = more["to"] if "to" in more else settings[section] | more
+    config.write_text(yaml.safe_dump(settings))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Started:
+    """Gateways as processes of their own; what is left of them is killed when the test is over."""
+
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start(self, config: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "controlplane.cli", "gateway", "--config", str(config)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.processes.append(process)
+        return process
+
+    def up(self, config: Path) -> subprocess.Popen[str]:
+        """Returns when it says that it is up, and is."""
+        process = self.start(config)
+        assert process.stdout is not None
+        assert any("gateway is up" in line for line in process.stdout)
+        port = yaml.safe_load(config.read_text())["server"]["http_port"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=30) as answer:
+            assert answer.status == 200
+        return process
+
+    def ends(self, config: Path) -> tuple[int, str]:
+        """Status and output of one that cannot start."""
+        process = self.start(config)
+        said, _ = process.communicate(timeout=60)
+        return process.returncode, said
+
+
+@pytest.fixture
+def gateways() -> Iterator[Started]:
+    gateways = Started()
+    yield gateways
+    for process in gateways.processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("which", ["http_port", "grpc_port", "metrics_port"])
+def test_a_port_that_is_taken_ends_with_1_and_its_number(gateways: Started, config: Path, which: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        changed(config, "telemetry" if which == "metrics_port" else "server", **{which: port})
+        status, said = gateways.ends(config)
+    assert (status, "Traceback" in said) == (1, False), said
+    assert f"127.0.0.1:{port}" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("section", "more", "said"),
+    [
+        ("registry", {"to": "nothing.yaml"}, "nothing.yaml"),
+        ("audit", {"path": "/proc/nothing/ledger.sqlite"}, "the ledger cannot be written"),
+    ],
+)
+def test_what_only_shows_at_the_start_ends_with_1_too(
+    gateways: Started, config: Path, section: str, more: dict[str, object], said: str
+) -> None:
+    changed(config, section, **more)
+    status, told = gateways.ends(config)
+    assert (status, "Traceback" in told) == (1, False), told
+    assert said in told.splitlines()[-1]
+
+
+def test_a_lost_signing_key_is_no_reason_to_make_another(gateways: Started, config: Path, tmp_path: Path) -> None:
+    first = gateways.up(config)
+    first.terminate()
+    first.communicate(timeout=30)
+    (tmp_path / "signing.key").unlink()
+    status, told = gateways.ends(config)
+    assert (status, "Traceback" in told) == (1, False), told
+    assert "signing.key" in told.splitlines()[-1]
+
+
+def test_a_second_gateway_on_one_ledger_is_refused(gateways: Started, config: Path) -> None:
+    gateways.up(config)
+    changed(config, "server", http_port=0)
+    changed(config, "telemetry", metrics_port=0)
+    status, told = gateways.ends(config)
+    assert (status, told.splitlines()[-1]) == (1, "Error: the ledger cannot be written: in_use")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order(gateways: Started, config: Path, number: signal.Signals) -> None:
+    """What was begun is closed: killed by the signal itself it would leave outcomes and spans unwritten."""
+    process = gateways.up(config)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=30)
+    assert (process.returncode, "Traceback" in said) == (0, False), said
