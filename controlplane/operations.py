@@ -110,16 +110,17 @@ class Models:
         return self._view(model)
 
     def _view(self, name: str) -> ModelView:
-        entry, state = self.catalogue().models[name], self.moves.states.get(name)
+        """Also of a model that has left the catalogue meanwhile."""
+        entry, state = self.catalogue().models.get(name), self.moves.states.get(name)
         deployment = self.fleet.deployment_of(name)
         served = deployment.models[name] if deployment is not None else None
         return ModelView(
             name=name,
-            backend=entry.backend,
-            task=entry.task,
+            backend=entry.backend if entry else "",
+            task=entry.task if entry else "",
             versions=served.versions if served else (),
             labels=dict(served.labels) if served else {},
-            fallback=tuple(entry.fallback),
+            fallback=tuple(entry.fallback) if entry else (),
             state=state.state.value if state else "",
             state_reason=state.reason if state else "",
             state_version=state.version if state else None,

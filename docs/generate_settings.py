@@ -124,7 +124,9 @@ def _default(value: Any) -> str:
         return "**required**"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    if isinstance(value, tuple | list | set | frozenset):
+    if isinstance(value, set | frozenset):
+        value = sorted(value)
+    if isinstance(value, tuple | list):
         return ", ".join(f"`{each}`" for each in value) or "none"
     return "none" if value is None or value in ("", {}) else f"`{value}`"
 
