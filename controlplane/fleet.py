@@ -99,14 +99,12 @@ class Fleet:
         except BackendError:
             return 0
 
-    async def fetch(
-        self, model: str, version: int | None = None, label: str | None = None
-    ) -> Mapping[str, Signature] | None:
-        """The signatures of a deployed model; None when they cannot be known now."""
+    def known(self, model: str, version: int | None = None, label: str | None = None) -> Mapping[str, Signature] | None:
+        """The signatures of a deployed model, so far as they have been learnt. A call asks no server anything."""
         deployment = self.deployment_of(model)
         if deployment is None:
             return None
-        return await self._signatures[id(deployment)].fetch(model, version, label)
+        return self._signatures[id(deployment)].known(model, version, label)
 
     async def keep_deployed(self) -> None:
         """Until cancelled: every model server serves what its deployment remembers, also after it was restarted."""
@@ -155,6 +153,7 @@ class Fleet:
                 if not await _is_served(deployment):
                     await deployment.start()
                     log.info("model server serves what it should", extra={"backend": name})
+                await self._signatures[id(deployment)].learn()
                 complained, pause_s = False, DEPLOYMENT_CHECK_S
             except (BackendError, DeploymentError) as error:
                 if not complained:

@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from controlplane.calls import Call
-from controlplane.gateway.gateway import Admission, Gateway
+from controlplane.gateway.gateway import Admission, Gateway, is_strict
 from controlplane.gateway.hangup import HangUp
 from controlplane.gateway.problems import Problem, problem_for
 from inference.backend import BackendReply
@@ -110,7 +110,7 @@ class DoorEndpoint:
 
     async def _relay(self, admission: Admission, exchange: Exchange) -> None:
         """Send the reply; the last byte of a call with effects leaves only when its outcome is durable."""
-        strict, held = admission.call.action == "call", b""
+        strict, held = is_strict(admission.call), b""
         async with self.gateway.relay(admission) as raw:
             reply = self.door.translate(admission, raw)
             await exchange.start(reply.status, reply_headers(admission, reply))

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import anyio
 
+from audit import AuditUnavailable
 from controlplane.calls import Call, Decision, Principal, Receipt
 from controlplane.gateway.obligations import Obligations
 from controlplane.gateway.outcome import Outcome
@@ -129,6 +130,7 @@ class Gateway:
 
         Raises:
             BackendError: before the head of the reply, or from its ``chunks``.
+            AuditUnavailable: on leaving, when a call with effects has no durable outcome: its answer is not whole.
         """
         outcome = Outcome(started_s=admission.admitted_at_s)
         try:
@@ -149,6 +151,8 @@ class Gateway:
             outcome.ended_s = self.monotonic()
             recorded = await self._record(admission, outcome)
             self.observer.observe(admission, outcome, recorded=recorded)
+        if not recorded and is_strict(admission.call):
+            raise AuditUnavailable("outcome_unrecorded")
 
     async def _chunks(self, inner: AsyncGenerator[bytes], outcome: Outcome) -> AsyncGenerator[bytes]:
         async with aclosing(inner):
@@ -166,7 +170,12 @@ class Gateway:
         with anyio.move_on_after(OUTCOME_DEADLINE_S, shield=True):
             try:
                 await self.ledger.record_outcome(admission, outcome)
-            except Exception:  # noqa: BLE001  whatever the ledger's trouble is, the agent has its answer already
+            except Exception:  # noqa: BLE001  whatever the ledger's trouble is, it is counted and someone is woken
                 return False
             return True
         return False
+
+
+def is_strict(call: Call) -> bool:
+    """Whether the last byte of the answer waits for the durable outcome: for tools, which change the world."""
+    return call.action == "call"

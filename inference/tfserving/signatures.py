@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from inference.errors import BackendError
+from inference.errors import BackendBroke, BackendRejected
 from inference.tfserving import wire
 from inference.tfserving.deployment import Deployment, ModelServer
 
@@ -35,17 +35,21 @@ class DeployedSignatures:
         self._deployment, self._server, self._timeout_s = deployment, server, timeout_s
         self._known: dict[tuple[str, int], Mapping[str, Signature]] = {}
 
-    async def fetch(
-        self, model: str, version: int | None = None, label: str | None = None
-    ) -> Mapping[str, Signature] | None:
-        """None when it cannot be known now: nothing deployed under that name, or the server does not answer."""
+    def known(self, model: str, version: int | None = None, label: str | None = None) -> Mapping[str, Signature] | None:
+        """What was learnt of the version that is meant; None when that is not known (yet). Asks nobody."""
         try:
-            number = self._deployment.resolve(model, version, label)
-            if (model, number) not in self._known:
-                self._known[model, number] = await self._ask(model, number)
-        except (BackendError, wire.WireError):
+            return self._known.get((model, self._deployment.resolve(model, version, label)))
+        except BackendRejected:
             return None
-        return self._known[model, number]
+
+    async def learn(self) -> None:
+        """Ask the server for the signatures of every deployed version, once each. Raises ``BackendError``."""
+        deployed = {(model, version) for model, one in self._deployment.models.items() for version in one.versions}
+        for model, version in deployed - self._known.keys():
+            try:
+                self._known[model, version] = await self._ask(model, version)
+            except wire.WireError as error:
+                raise BackendBroke("invalid_answer", str(error)) from error
 
     async def _ask(self, model: str, version: int) -> Mapping[str, Signature]:
         request = wire.GetModelMetadataRequest(metadata_field=[wire.SIGNATURE_DEF])

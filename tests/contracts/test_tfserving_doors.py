@@ -24,6 +24,7 @@ from controlplane.gateway.gateway import Admission, Gateway
 from controlplane.gateway.obligations import Obligations
 from controlplane.gateway.outcome import Outcome
 from inference.backend import BackendReply, BackendRequest
+from inference.errors import BackendError
 from inference.savedmodel import Model, export_mlp, load
 from inference.tfserving import wire
 from inference.tfserving.backend import TfServingBackend
@@ -129,7 +130,9 @@ async def doors(target: str, base: Path, tmp_path: Path) -> AsyncIterator[Doors]
     await deployment.start()
     seen = Everything()
     gateway = Gateway(seen, seen, Obligations({}), seen, ToBackend(backend, deployment), seen)
-    rest = TfServingRest(DeployedSignatures(deployment, backend))
+    signatures = DeployedSignatures(deployment, backend)
+    await signatures.learn()
+    rest = TfServingRest(signatures)
     app = Starlette(routes=routes([rest], gateway, lambda _: "Bearer", lambda *_: None))
     door = TfServingGrpc(gateway, lambda *_: None)
     port = await door.start()
@@ -206,7 +209,9 @@ async def test_an_unknown_version_is_told_in_each_protocol_s_own_way(doors: Door
     assert caught.value.details() == "Servable not found for request: Specific(risk, 9)"
 
 
-async def test_signatures_are_asked_for_once_a_version(doors: Doors, target: str, base: Path, tmp_path: Path) -> None:
+async def test_signatures_are_learnt_once_a_version_and_then_known_without_asking(
+    doors: Doors, target: str, base: Path, tmp_path: Path
+) -> None:
     backend, asked = TfServingBackend(TfServingSettings(target=target)), []
     deployment = Deployment(DeploymentSettings(file=tmp_path / "e.json", models={"risk": str(base)}), backend)
     await deployment.start()
@@ -218,12 +223,17 @@ async def test_signatures_are_asked_for_once_a_version(doors: Doors, target: str
             return await backend.call(operation, body, timeout_s)
 
     signatures = DeployedSignatures(deployment, Counting())
-    first = await signatures.fetch("risk")
+    assert signatures.known("risk") is None
+    await signatures.learn()
+    await signatures.learn()
+    first = signatures.known("risk")
     assert first is not None
     assert first["serving_default"].inputs["x"].shape == (-1, 2)
-    assert await signatures.fetch("risk", 1) is await signatures.fetch("risk", None, "stable") is first
-    assert await signatures.fetch("nope") is None
+    assert signatures.known("risk", 1) is signatures.known("risk", None, "stable") is first
+    assert signatures.known("nope") is None
     assert asked == ["GetModelMetadata"]
     await backend.aclose()
     gone = DeployedSignatures(deployment, TfServingBackend(TfServingSettings(target="127.0.0.1:1")))
-    assert await gone.fetch("risk") is None
+    with pytest.raises(BackendError):
+        await gone.learn()
+    assert gone.known("risk") is None

@@ -34,9 +34,9 @@ JSON = (("content-type", "application/json"),)
 
 
 class Signatures(Protocol):
-    """``DeployedSignatures``, or several of them behind one face."""
+    """``DeployedSignatures``, or several of them behind one face. MUST NOT go out: nothing is decided yet."""
 
-    async def fetch(
+    def known(
         self, model: str, version: int | None = None, label: str | None = None
     ) -> Mapping[str, Signature] | None: ...
 
@@ -61,7 +61,7 @@ class TfServingRest:
             if operation == "Predict":
                 document = rest.parse(await request.body())
                 layout = rest.layout_of(document)
-                known = await self.signatures.fetch(spec.name, wire.version_of(spec), wire.label_of(spec))
+                known = self.signatures.known(spec.name, wire.version_of(spec), wire.label_of(spec))
                 message = rest.predict_request(spec, document, known)
             elif operation in VERBS.values():
                 document = rest.parse(await request.body())

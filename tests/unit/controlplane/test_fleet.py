@@ -182,7 +182,12 @@ async def test_the_version_meant_is_0_when_it_cannot_be_told(rig: Rig) -> None:
     assert rig.fleet.version_meant("risk", 7, None) == 7
 
 
-async def test_signatures_of_an_undeployed_model_are_unknown(rig: Rig) -> None:
-    assert await rig.fleet.fetch("nobody") is None
-    await deployment_of(rig).start()
-    assert await rig.fleet.fetch("risk") is not None
+async def test_signatures_are_learnt_while_the_model_is_kept_deployed(rig: Rig) -> None:
+    assert rig.fleet.known("nobody") is None
+    assert rig.fleet.known("risk") is None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(rig.fleet.keep_deployed)
+        with anyio.fail_after(20):
+            while rig.fleet.known("risk") is None:  # noqa: ASYNC110  a real server's answer has no event here
+                await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()

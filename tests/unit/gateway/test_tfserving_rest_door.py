@@ -22,14 +22,14 @@ from inference.tfserving.signatures import Signature, TensorSpec
 
 @dataclass
 class KnownSignatures:
-    known: Mapping[str, Signature] | None = field(
+    learnt: Mapping[str, Signature] | None = field(
         default_factory=lambda: {"serving_default": Signature("", {"x": TensorSpec(2, (-1, 2))}, {})}
     )
     asked: list[tuple[object, ...]] = field(default_factory=list)
 
-    async def fetch(self, model, version=None, label=None):
+    def known(self, model, version=None, label=None):
         self.asked.append((model, version, label))
-        return self.known
+        return self.learnt
 
 
 class OtherDoor:
@@ -170,7 +170,7 @@ async def test_the_model_server_s_words_reach_the_caller(rig, error: Exception, 
 
 async def test_a_call_is_recorded_even_when_nobody_knows_the_signature(rig) -> None:
     rig.backend.refuses = BackendUnavailable("unavailable")
-    async with client_of(rig, TfServingRest(KnownSignatures(known=None))) as client:
+    async with client_of(rig, TfServingRest(KnownSignatures(learnt=None))) as client:
         reply = await client.post("/v1/models/risk:predict", json={"instances": [[1, 2]]})
     assert reply.status_code == 503
     assert [entry[0] for entry in rig.ledger.entries] == ["intent", "outcome"]
