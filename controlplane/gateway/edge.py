@@ -113,8 +113,12 @@ class DoorEndpoint:
         strict, held = is_strict(admission.call), b""
         async with self.gateway.relay(admission) as raw:
             reply = self.door.translate(admission, raw)
-            await exchange.start(reply.status, reply_headers(admission, reply))
             async with aclosing(reply.chunks) as chunks:
+                if not admission.call.streams:  # what breaks before its first byte can still be answered with a status
+                    held = await anext(chunks, b"")
+                await exchange.start(reply.status, reply_headers(admission, reply))
+                if held and not strict:
+                    await exchange.body(held)
                 async for chunk in chunks:
                     ready, held = (held, chunk) if strict else (chunk, b"")
                     if ready:

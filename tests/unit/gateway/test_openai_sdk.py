@@ -210,3 +210,24 @@ async def test_an_agent_is_told_its_receipt(rig: Rig, client: AsyncOpenAI) -> No
     index, event_id = raw.headers["x-audit-receipt"].split()
     assert (index, event_id) == ("0", raw.headers["x-call-id"])
     assert raw.headers["x-served-by"] == "tiny/1"
+
+
+async def test_a_plain_reply_that_breaks_before_its_first_byte_is_an_error_and_no_reply(
+    rig: Rig, client: AsyncOpenAI
+) -> None:
+    """As when what must be masked cannot be read: a head with status 200 would promise an answer."""
+    rig.backend.script = [BackendBroke("redact_reply_unreadable")]
+    with pytest.raises(openai.InternalServerError) as caught:
+        await chat(client.with_options(max_retries=0))
+    assert (caught.value.status_code, caught.value.code) == (502, "redact_reply_unreadable")
+    assert rig.ledger.entries[-1] == ("outcome", "error", "redact_reply_unreadable")
+
+
+async def test_a_stream_begins_before_its_first_byte_is_there(rig: Rig, client: AsyncOpenAI) -> None:
+    """A reader of events must not take a slow first one for a server that does not answer."""
+    go = asyncio.Event()
+    rig.backend.headers = (("content-type", "text/event-stream"),)
+    rig.backend.script = [go, b"data: " + json.dumps(CHUNK).encode() + b"\n\n", b"data: [DONE]\n\n"]
+    stream = await client.chat.completions.create(model="tiny", messages=MESSAGES, stream=True)
+    go.set()
+    assert [chunk.choices[0].delta.content async for chunk in stream] == ["hel"]
