@@ -9,10 +9,12 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from audit.errors import AuditUnavailable, LedgerCorrupt, LedgerInUse
 from audit.schema import TABLES
@@ -31,9 +33,7 @@ REASONS = {
     sqlite3.SQLITE_BUSY: "locked",
     sqlite3.SQLITE_LOCKED: "locked",
 }
-INSERT = "INSERT INTO log VALUES(?,?,?,?,?,?,?)"
-OPEN = "INSERT INTO open_intent VALUES(?,?)"
-CLOSE = "DELETE FROM open_intent WHERE event_id=?"
+LOG_ROW, INTENT_ROW = "(?,?,?,?,?,?,?)", "(?,?)"
 MOVE_HEAD = "UPDATE head SET size=?, frontier=?, checkpoint=? WHERE id=1 AND size=?"
 
 Row = tuple[int, str, str, int, str | None, bytes, bytes]
@@ -148,10 +148,10 @@ class SqliteStore:
         self.require_same_file()
         connection = self._attached()
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(INSERT, change.rows)
+        _insert(connection, "log", LOG_ROW, change.rows)
         if change.opened:
-            connection.executemany(OPEN, change.opened)
-        if change.closed and connection.executemany(CLOSE, change.closed).rowcount != len(change.closed):
+            _insert(connection, "open_intent", INTENT_ROW, change.opened)
+        if change.closed and _close(connection, change.closed) != len(change.closed):
             raise LedgerCorrupt("an intent to close is not open in the store")
         head = (change.head.size, change.head.frontier, change.head.checkpoint, change.size)
         if connection.execute(MOVE_HEAD, head).rowcount != 1:
@@ -177,3 +177,16 @@ class SqliteStore:
     def _seen(self) -> tuple[int, int]:
         seen = self._path.stat()
         return seen.st_dev, seen.st_ino
+
+
+def _insert(connection: sqlite3.Connection, table: str, row: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """All rows in one statement: each step of a statement gives up the interpreter lock and has to win it back."""
+    marks = ",".join([row] * len(rows))
+    connection.execute(f"INSERT INTO {table} VALUES{marks}", [*chain.from_iterable(rows)])
+
+
+def _close(connection: sqlite3.Connection, closed: Sequence[tuple[str]]) -> int:
+    """How many of the intents were open."""
+    marks = ",".join("?" * len(closed))
+    statement = f"DELETE FROM open_intent WHERE event_id IN ({marks})"  # noqa: S608  only marks
+    return connection.execute(statement, [*chain.from_iterable(closed)]).rowcount
