@@ -1,5 +1,5 @@
 # ruff: noqa: INP001  a script beside its output, not a package
-"""Writes the table of values into the chart's README, from the schema and the defaults: ``python helm/generate_readme.py``."""
+"""Writes the table of values into the chart's README, from the schema and the defaults: ``generate_readme.py``."""
 
 from __future__ import annotations
 
