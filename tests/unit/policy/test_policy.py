@@ -305,7 +305,7 @@ def test_reload_under_traffic_never_allows_what_no_bundle_allows(folder: Folder)
     readers = [threading.Thread(target=read) for _ in range(2)]
     for reader in readers:
         reader.start()
-    for number in range(20):
+    for number in range(6):
         folder.write("roles/support.yaml", versions[number % 2 - 1])
         assert policy.reload()
     done.set()

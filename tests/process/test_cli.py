@@ -96,7 +96,7 @@ def config(tmp_path: Path) -> Path:
         "server": {"http_port": free_port(), "grpc_port": 0},
         "telemetry": {"metrics_port": free_port()},
         "identity": {"issuer": "urn:i", "audience": "urn:a", "jwks_file": str(tmp_path / "keys.json")},
-        "policy": {"path": str(Path(__file__).parents[3] / "policies")},
+        "policy": {"path": str(Path(__file__).parents[2] / "policies")},
         "audit": {
             "path": str(tmp_path / "ledger.sqlite"),
             "signing_key": str(tmp_path / "signing.key"),
