@@ -45,8 +45,8 @@ class HangUp:
     def rest(self) -> None:
         """Stop watching: the last byte is about to leave, and a server reports a reply that is over as a client gone.
 
-        A scope cancelled while the outcome is being recorded would try again in every turn of the loop until the disk
-        has answered: that took a millisecond of CPU time of every call.
+        A scope cancelled while the outcome is being recorded would try again in every turn of the loop, for as long as
+        the disk takes to answer.
         """
         if self._watcher is not None:
             self._watcher.cancel()

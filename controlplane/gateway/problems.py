@@ -12,6 +12,7 @@ from typing import Any
 from audit import AuditUnavailable, RecordRefused
 from controlplane.calls import Decision, Receipt
 from controlplane.gateway.gateway import Denied
+from controlplane.gateway.hygiene import BodyTooLarge
 from controlplane.identity.errors import IdentityUnavailable, Unauthenticated
 from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout
 
@@ -67,6 +68,10 @@ def problem_for(error: Exception) -> Problem:
     match error:
         case BadRequest():
             return Problem(status=error.status, kind="bad-request", reason=error.reason, detail=error.detail)
+        case BodyTooLarge():
+            return Problem(
+                status=413, kind="bad-request", reason="body_too_large", detail="the request body exceeds the limit"
+            )
         case Unauthenticated():
             return Problem(
                 status=401, kind="unauthenticated", reason=error.reason, detail="no valid credential; get a new token"

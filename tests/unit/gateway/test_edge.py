@@ -15,6 +15,7 @@ from audit import AuditUnavailable
 from controlplane.calls import Call, Decision, Effect
 from controlplane.gateway.edge import Broken, DoorEndpoint
 from controlplane.gateway.gateway import Admission
+from controlplane.gateway.hygiene import Hygiene
 from controlplane.gateway.problems import Problem
 from inference.backend import BackendReply
 from inference.errors import BackendBroke, BackendUnavailable
@@ -132,6 +133,23 @@ async def test_ledger_that_cannot_write_is_503_and_nothing_is_called(rig):
     assert wire.status == 503
     assert json.loads(wire.body)["reason"] == "disk_full"
     assert not rig.backend.calls
+
+
+async def test_body_that_grows_beyond_the_limit_while_it_is_read_is_413_and_nothing_is_admitted(rig):
+    """A chunked body has no declared length: the limit is met while a door reads it."""
+    wire = Wire()
+    parts = [b"x" * 60, b"x" * 60]
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": parts.pop(0), "more_body": True}
+
+    wire.receive = receive
+    endpoint = DoorEndpoint(PlainDoor(), rig.gateway, lambda problem: "Bearer", wire.counted)
+    headers = [(b"host", b"x"), (b"authorization", b"Bearer good")]
+    scope = {"type": "http", "method": "POST", "path": "/plain", "headers": headers, "query_string": b""}
+    await Hygiene(endpoint, body_limit_bytes=100)(scope, wire.receive, wire.send)
+    assert (wire.status, json.loads(wire.body)["reason"]) == (413, "body_too_large")
+    assert rig.ledger.entries == []
 
 
 async def test_backend_that_fails_before_the_head_still_becomes_a_status_code(rig):
