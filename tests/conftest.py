@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 import pytest
@@ -15,6 +15,14 @@ missed: dict[str, set[str]] = defaultdict(set)
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+async def one_loop(anyio_backend: str) -> AsyncGenerator[None]:
+    """One event loop from the first test to the last: grpc.aio has one poller for the process, and hands a late event
+    of a loop that is closed to the next one as an error.
+    """
+    yield  # noqa: PT022  the loop lives as long as this waits
 
 
 @pytest.hookimpl(hookwrapper=True)

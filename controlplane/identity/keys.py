@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import get_default_algorithms
 from jwt.exceptions import InvalidKeyError
 
-from controlplane.identity.strict_json import decode_object
+from controlplane.strict_json import parse_object
 
 MIN_RSA_BITS = 2_048  # RFC 7518 §3.3
 MAX_RSA_BITS = 8_192  # larger keys only make verifying slow
@@ -76,7 +76,7 @@ class KeySet:
 def parse_key_set(document: bytes, algorithms: Iterable[str], rsa_algorithm: str | None = None) -> KeySet:
     """Raises ``KeySetRefused``, also when no usable key is left."""
     try:
-        members = decode_object(document).get("keys")
+        members = parse_object(document).get("keys")
     except ValueError as error:
         raise KeySetRefused(f"not a key set: {error}") from error
     if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):

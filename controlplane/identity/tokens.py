@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from controlplane.calls import Principal
+from controlplane.identity.base64url import decode_base64url
 from controlplane.identity.errors import Unauthenticated
 from controlplane.identity.keys import VerificationKey
 from controlplane.identity.settings import IdentitySettings
-from controlplane.identity.strict_json import decode_base64url, decode_object
+from controlplane.strict_json import parse_object
 
 TYPES = frozenset({"at+jwt", "application/at+jwt"})  # RFC 9068 §4; media types compare without case
 REQUIRED = ("iss", "exp", "aud", "sub", "client_id", "iat", "jti")  # RFC 9068 §2.2
@@ -57,7 +58,7 @@ def parse(token: str, settings: IdentitySettings) -> CompactToken:
     if len(parts) != 3 or not all(parts[:2]):  # noqa: PLR2004  header, payload, signature
         raise Unauthenticated("malformed")
     try:
-        header = decode_object(decode_base64url(parts[0]))
+        header = parse_object(decode_base64url(parts[0]))
         payload, signature = decode_base64url(parts[1]), decode_base64url(parts[2])
     except ValueError:
         raise Unauthenticated("malformed") from None
@@ -87,7 +88,7 @@ def verify(token: CompactToken, key: VerificationKey | None, settings: IdentityS
     if not key.verifies(token.signing_input, token.signature):
         raise Unauthenticated("bad_signature")
     try:
-        claims = decode_object(token.payload)
+        claims = parse_object(token.payload)
     except ValueError:
         raise Unauthenticated("malformed") from None
     return _believe(claims, settings)

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-from controlplane.tools.strict_json import Ambiguous, parse
+from controlplane.strict_json import Ambiguous, parse
 
 LEGACY_REVISIONS = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"})
 VERSION_KEY = "io.modelcontextprotocol/protocolVersion"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Generator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,7 @@ NOT_IN_THE_STORY = {
 
 
 @pytest.fixture(scope="module")
-def observed(tmp_path_factory: pytest.TempPathFactory) -> Generator[Prometheus]:
+async def observed(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Prometheus]:
     folder: Path = tmp_path_factory.mktemp("story")
     stage, terminal = Stage(folder / "stage"), Terminal()
     stage.set_up(terminal)
@@ -38,7 +37,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Generator[Prometheus]:
         start_all(parts, stage, terminal)
         with scraping(urls, folder) as running:
             running.wait_for_scrapes(2)
-            asyncio.run(tell(stage, parts, terminal))
+            await tell(stage, parts, terminal)
             running.wait_for_scrapes(running.scrapes() + 3)
             assert not terminal.failed
             yield running

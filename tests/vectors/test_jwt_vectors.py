@@ -10,10 +10,10 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from controlplane.identity.base64url import decode_base64url
 from controlplane.identity.errors import Unauthenticated
 from controlplane.identity.keys import KeySetRefused, VerificationKey, parse_key_set
 from controlplane.identity.settings import IdentitySettings
-from controlplane.identity.strict_json import decode_base64url
 from controlplane.identity.tokens import actors, parse, verify
 
 HERE = Path(__file__).parent

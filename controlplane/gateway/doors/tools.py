@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 from controlplane.calls import Call, new_call_id
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.problems import BadRequest, Problem
+from controlplane.strict_json import Ambiguous, parse
 from controlplane.tools.http_tool import FORWARDED
-from controlplane.tools.strict_json import Ambiguous, parse
 from inference.backend import BackendReply
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controlplane.tools.strict_json import Ambiguous, parse
+from controlplane.strict_json import Ambiguous, parse
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""JSON that every parser reads alike, or none: we decide on what we read, the upstream acts on what it reads.
+"""JSON that every parser reads alike, or none: we decide on what we read, others act on what they read.
 
 Refused: duplicate keys, lone surrogates, ``NaN`` and ``Infinity``, other encodings than UTF-8.
 """
@@ -9,7 +9,7 @@ import json
 from typing import Any, NoReturn
 
 
-class Ambiguous(Exception):
+class Ambiguous(ValueError):
     """The text is JSON of a kind that two parsers may read differently, or none; ``reason`` is a stable word."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -24,10 +24,20 @@ def parse(body: bytes) -> Any:
         document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
         if "\\u" in text:
             json.dumps(document, ensure_ascii=False).encode("utf-8")  # fails for lone surrogates
+    except Ambiguous:
+        raise
     except UnicodeEncodeError:
         raise Ambiguous("lone_surrogate", "a string is not valid Unicode") from None
     except (ValueError, RecursionError):
         raise Ambiguous("parse_error", "the body is not valid JSON") from None
+    return document
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Raises ``Ambiguous``, also for JSON that is no object (``not_an_object``)."""
+    document = parse(body)
+    if not isinstance(document, dict):
+        raise Ambiguous("not_an_object", "the text is not a JSON object")
     return document
 
 
