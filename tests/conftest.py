@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
@@ -17,12 +18,18 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 async def one_loop(anyio_backend: str) -> AsyncGenerator[None]:
     """One event loop from the first test to the last: grpc.aio has one poller for the process, and hands a late event
     of a loop that is closed to the next one as an error.
     """
     yield  # noqa: PT022  the loop lives as long as this waits
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
+            item.fixturenames.insert(0, "one_loop")
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -28,7 +28,7 @@ NOT_IN_THE_STORY = {
 
 
 @pytest.fixture(scope="module")
-async def observed(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Prometheus]:
+async def observed(one_loop: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Prometheus]:
     folder: Path = tmp_path_factory.mktemp("story")
     stage, terminal = Stage(folder / "stage"), Terminal()
     stage.set_up(terminal)
