@@ -86,6 +86,7 @@ class Call:
     headers: tuple[tuple[str, str], ...] = ()
     traceparent: str = ""  # W3C trace context as received; "" when there was none
     deadline_s: float | None = None  # seconds the caller is willing to wait, from its protocol
+    selection: Mapping[str, Any] = field(default_factory=dict)  # why this model, where the caller left the choice to us
 
 
 @dataclass(frozen=True, slots=True)

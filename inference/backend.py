@@ -26,6 +26,9 @@ class BackendRequest:
     streams: bool = False
     headers: tuple[tuple[str, str], ...] = ()
     timeout_s: float = 60.0
+    tenant: str = ""  # whose call it is; "" when nobody said
+    agent: str = ""  # who calls, for fairness and for staying with one version or replica
+    priority: int = 5  # 0 is the most urgent, 9 the least
     scope: str = ""  # what separates caches: tenant and policy revision; "" must never be cached
     http_method: str = "POST"
 

@@ -3,6 +3,7 @@
     max_tokens  {max}                  the model may answer with so many tokens, over all choices together
     rate_limit  {key, per_s, max}      so many calls in any window; key is subject, tenant or resource
     redact      {in: […], out: […]}    named patterns masked on the way to the backend and on the way back
+    priority    {level}                how urgent the call is where it has to queue; 0 is the most urgent, 9 the least
 
 Fails closed: what cannot be applied to a call denies it.
 """
@@ -41,9 +42,19 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 def discharges(limit: RateLimit, monotonic: Callable[[], float] = time.monotonic) -> Obligations:
     """The whole table; ``limit`` keeps the counts."""
     return Obligations(
-        before={"max_tokens": cap_tokens, "rate_limit": KeepRate(limit, monotonic), "redact": redact_request},
+        before={
+            "max_tokens": cap_tokens,
+            "rate_limit": KeepRate(limit, monotonic),
+            "redact": redact_request,
+            "priority": set_priority,
+        },
         after={"redact": redact_reply},
     )
+
+
+def set_priority(principal: Principal, call: Call, obligation: Obligation) -> Call:  # noqa: ARG001  same shape for all
+    """Met where the request for the backend is made (``dispatch.request_for``), which reads it from the decision."""
+    return call
 
 
 def cap_tokens(principal: Principal, call: Call, obligation: Obligation) -> Call:  # noqa: ARG001  same shape for all

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
+from controlplane.calls import Decision
 from controlplane.gateway.gateway import Admission, Dispatch
 from inference.backend import Backend, BackendReply, BackendRequest
 from inference.errors import BackendRejected
 
 TRACEPARENT = "traceparent"
+ORDINARY = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,5 +63,13 @@ def request_for(admission: Admission, target: str, timeout_s: float) -> BackendR
         streams=call.streams,
         headers=call.headers,
         timeout_s=timeout_s if call.deadline_s is None else min(timeout_s, call.deadline_s),
+        tenant=admission.principal.tenant,
+        agent=admission.principal.subject,
+        priority=priority_of(admission.decision),
         scope=f"{admission.principal.tenant}:{admission.decision.revision}",
     )
+
+
+def priority_of(decision: Decision) -> int:
+    """The level that policy obliges for this call: 0 is the most urgent, 9 the least."""
+    return next((o.parameters["level"] for o in decision.obligations if o.name == "priority"), ORDINARY)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -82,14 +82,28 @@ class Observer(Protocol):
     def observe(self, admission: Admission, outcome: Outcome, *, recorded: bool) -> None: ...
 
 
+def as_asked(principal: Principal, call: Call) -> Call:  # noqa: ARG001  the shape of every choice
+    return call
+
+
+def free(admission: Admission, outcome: Outcome) -> Mapping[str, int]:  # noqa: ARG001  the shape of every price list
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Gateway:
+    """``choose`` names the model where the caller asked for a task, before policy decides; a call that it cannot choose
+    for it leaves as it is. ``price`` says what a finished call cost, in whole numbers for the ledger. Neither may raise.
+    """
+
     identity: Identity
     policy: DecisionPoint
     obligations: Obligations
     ledger: Recorder
     backends: Dispatch
     observer: Observer
+    choose: Callable[[Principal, Call], Call] = as_asked
+    price: Callable[[Admission, Outcome], Mapping[str, int]] = free
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 
@@ -110,6 +124,7 @@ class Gateway:
     async def admit_call(self, principal: Principal, call: Call) -> Admission:
         """``admit`` from the point where the caller is proven (an MCP batch holds several calls)."""
         arrived_at_s = self.monotonic()
+        call = self.choose(principal, call)
         decision = self.policy.decide(principal, call, self.wall_clock())
         decision, call = self.obligations.meet(decision, principal, call)
         with anyio.CancelScope(shield=True):  # an agent that hangs up now must not leave us unsure what is on disk
@@ -149,6 +164,7 @@ class Gateway:
             raise
         finally:
             outcome.ended_s = self.monotonic()
+            outcome.cost = self.price(admission, outcome)
             recorded = await self._record(admission, outcome)
             self.observer.observe(admission, outcome, recorded=recorded)
         if not recorded and is_strict(admission.call):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from inference.backend import BackendReply, Usage
@@ -24,6 +25,7 @@ class Outcome:
     served_by: str = ""
     rung: str = "primary"
     usage: Usage = field(default_factory=Usage)
+    cost: Mapping[str, int] = field(default_factory=dict)  # e.g. micro_usd; whole numbers, as the ledger wants them
     first_byte_s: float | None = None
     ended_s: float = 0.0
     byte_count: int = 0

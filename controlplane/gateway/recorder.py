@@ -53,6 +53,8 @@ class LedgerRecorder:
             "action": action_facts(call) | {"args_commit": self.commit(call.body), "bytes": len(call.body)},
             "decision": decision_facts(decision),
         }
+        if call.selection:
+            body["decision"]["selection"] = dict(call.selection)
         if call.traceparent and parse(call.traceparent):  # nobody's free text gets into the ledger this way
             body["trace"] = {"traceparent": call.traceparent}
         kind = "intent" if decision.permits else "deny"
@@ -123,4 +125,6 @@ def outcome_facts(outcome: Outcome) -> dict[str, Any]:
     tokens = {name: count for name, count in counts.items() if count is not None and 0 <= count <= MAX_TOKENS}
     if tokens:
         facts["tokens"] = tokens
+    if outcome.cost:
+        facts["cost"] = dict(outcome.cost)
     return facts

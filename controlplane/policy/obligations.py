@@ -27,6 +27,10 @@ class RateLimit(_Duty):
     max: int = Field(ge=0, description="Calls in a window.")
 
 
+class Priority(_Duty):
+    level: int = Field(ge=0, le=9, description="0 is the most urgent, 9 the least; without this duty it is 5.")
+
+
 Sort = Literal["card", "iban", "email", "phone"]
 
 
@@ -35,7 +39,12 @@ class Redact(_Duty):
     out: list[Sort] = Field(default_factory=list, description="What is masked on the way back.")
 
 
-DUTIES: dict[str, type[_Duty]] = {"rate_limit": RateLimit, "max_tokens": MaxTokens, "redact": Redact}
+DUTIES: dict[str, type[_Duty]] = {
+    "rate_limit": RateLimit,
+    "max_tokens": MaxTokens,
+    "redact": Redact,
+    "priority": Priority,
+}
 
 
 def parse_obligation(name: str, parameters: dict[str, Any]) -> Obligation:
@@ -48,6 +57,7 @@ def strictest(obligations: Iterable[Obligation]) -> tuple[Obligation, ...]:
     """One duty for each thing obliged, in a fixed order: limits first, so that a refused call is never rewritten."""
     limits: dict[tuple[str, int], int] = {}
     tokens: list[int] = []
+    levels: list[int] = []
     masked: dict[str, set[str]] = {"in": set(), "out": set()}
     for obligation in obligations:
         parameters = obligation.parameters
@@ -57,12 +67,16 @@ def strictest(obligations: Iterable[Obligation]) -> tuple[Obligation, ...]:
                 limits[window] = min(parameters["max"], limits.get(window, parameters["max"]))
             case "max_tokens":
                 tokens.append(parameters["max"])
+            case "priority":
+                levels.append(parameters["level"])
             case "redact":
                 for way, sorts in masked.items():
                     sorts.update(parameters[way])
             case unknown:
                 raise ValueError(f"no merge for obligation {unknown!r}")
     merged = [Obligation("rate_limit", {"key": k, "per_s": s, "max": m}) for (k, s), m in sorted(limits.items())]
+    if levels:
+        merged.append(Obligation("priority", {"level": max(levels)}))
     if tokens:
         merged.append(Obligation("max_tokens", {"max": min(tokens)}))
     if any(masked.values()):

@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # room -> the rooms it may import; itself a
     "controlplane.strict_json": set(),
     "controlplane.telemetry": set(),
     "controlplane.identity": {"controlplane.calls", "controlplane.strict_json"},
-    "controlplane.policy": {"controlplane.calls"},
+    "controlplane.policy": {"controlplane.calls", "inference"},
     "controlplane.limits": {"controlplane.calls"},
     "controlplane.resilience": {"controlplane.calls", "inference"},
     "controlplane.tools": {"controlplane.calls", "controlplane.strict_json", "inference"},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from controlplane.calls import Receipt
+from controlplane.calls import Obligation, Receipt
 from controlplane.gateway.dispatch import ByKind, ByName
 from controlplane.gateway.gateway import Admission
 from inference.errors import BackendRejected
@@ -51,3 +53,14 @@ async def test_a_named_target_is_all_that_follows_the_kind() -> None:
     await answer(ByName(backend, 30.0), admission("/tool/a/b"))
     (request,) = backend.asked
     assert (request.target, request.timeout_s, request.call_id) == ("a/b", 2.0, "e1")
+
+
+async def test_the_request_says_who_calls_and_how_urgent_policy_finds_it() -> None:
+    backend = Backend()
+    urgent = replace(ALLOW, obligations=(Obligation("priority", {"level": 1}),))
+    await answer(ByName(backend, 30.0), admission())
+    await answer(ByName(backend, 30.0), replace(admission(), decision=urgent))
+    assert [(each.tenant, each.agent, each.priority) for each in backend.asked] == [
+        (AGENT.tenant, AGENT.subject, 5),
+        (AGENT.tenant, AGENT.subject, 1),
+    ]

@@ -11,10 +11,12 @@ import pytest
 from audit import AuditUnavailable
 from controlplane.calls import Call, Decision, Effect, Obligation, Principal
 from controlplane.gateway import gateway as gateway_module
-from controlplane.gateway.gateway import Denied
+from controlplane.gateway.gateway import Admission, Denied
 from controlplane.gateway.obligations import Obligations, ObligationUnmet
+from controlplane.gateway.outcome import Outcome
 from controlplane.identity.errors import Unauthenticated
 from inference.errors import BackendBroke, BackendTimeout, BackendUnavailable
+from tests.unit.gateway.conftest import a_call
 
 ALLOW = Decision(effect=Effect.ALLOW, reason="granted", revision="r1")
 DENY = Decision(effect=Effect.DENY, reason="no_matching_rule", revision="r1")
@@ -185,3 +187,42 @@ async def test_agent_is_served_when_the_outcome_cannot_be_recorded_and_someone_i
     with anyio.fail_after(5):
         assert await rig.relay(admission) == [b"ab", b"c"]
     assert rig.watcher.seen[-1] == ("observed", "ok", False)
+
+
+async def test_policy_decides_on_the_model_that_was_chosen(rig):
+    asked: list[str] = []
+
+    class Watching:
+        def decide(self, principal: Principal, call: Call, now_s: float) -> Decision:
+            asked.append(call.resource)
+            return ALLOW
+
+    chosen = replace(rig.gateway, policy=Watching(), choose=lambda _who, call: replace(call, resource="/model/chosen"))
+    admission = await chosen.admit_call(
+        Principal(subject="agent:a", tenant="acme"), a_call(resource="/model/auto:chat")
+    )
+    assert asked == [admission.call.resource] == ["/model/chosen"]
+
+
+async def test_the_price_is_known_before_the_outcome_is_recorded(rig):
+    priced: list[str] = []
+
+    def price(admission: Admission, outcome: Outcome) -> dict[str, int]:
+        priced.append(outcome.status)
+        return {"micro_usd": 7}
+
+    outcomes = []
+
+    class Keeping:
+        async def record_intent(self, call, principal, decision):
+            return await rig.ledger.record_intent(call, principal, decision)
+
+        async def record_outcome(self, admission, outcome):
+            outcomes.append(dict(outcome.cost))
+            return await rig.ledger.record_outcome(admission, outcome)
+
+    gateway = replace(rig.gateway, ledger=Keeping(), price=price)
+    admission = await rig.admit()
+    async with gateway.relay(admission) as reply:
+        _ = [chunk async for chunk in reply.chunks]
+    assert (priced, outcomes) == (["ok"], [{"micro_usd": 7}])

@@ -92,7 +92,7 @@ async def test_an_outcome_closes_its_intent(ledger: SqliteLedger, recorder: Ledg
     outcome.answers(BackendReply(200, (), nothing(), served_by="tiny/1", usage=Usage(3, 4, None)))  # type: ignore[arg-type]  # never read
     outcome.saw(b"abc", 1.25)
     outcome.completes()
-    outcome.ended_s = 1.5
+    outcome.ended_s, outcome.cost = 1.5, {"micro_usd": 7}
     await recorder.record_outcome(admission, outcome)
     body = last(ledger).body["outcome"]
     assert last(ledger).body["closes"] == admission.call.id
@@ -104,7 +104,7 @@ async def test_an_outcome_closes_its_intent(ledger: SqliteLedger, recorder: Ledg
         "bytes": 3,
     }
     assert (body["latency_us"], body["first_byte_us"], body["tokens"]) == (500_000, 250_000, {"in": 3, "out": 4})
-    assert body["result_commit"] == "commit:32"
+    assert (body["result_commit"], body["cost"]) == ("commit:32", {"micro_usd": 7})
     assert ledger.open_intents() == {}
 
 
@@ -124,3 +124,11 @@ async def test_a_backend_that_counts_nonsense_does_not_keep_its_outcome_out(
 async def test_what_cannot_be_recorded_raises(recorder: LedgerRecorder) -> None:
     with pytest.raises(RecordRefused):
         await recorder.record_intent(a_call(id=new_event_id(), resource="/model/" + "x" * 70_000), AGENT, ALLOW)
+
+
+async def test_a_choice_made_for_the_caller_stands_with_the_decision(
+    ledger: SqliteLedger, recorder: LedgerRecorder
+) -> None:
+    call = a_call(id=new_event_id(), selection={"asked": "auto:chat", "score_ppm": 812_000})
+    await recorder.record_intent(call, AGENT, ALLOW)
+    assert last(ledger).body["decision"]["selection"] == {"asked": "auto:chat", "score_ppm": 812_000}

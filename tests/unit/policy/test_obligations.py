@@ -36,3 +36,8 @@ def test_everything_that_anyone_masks_is_masked() -> None:
 def test_duty_without_a_merge_is_a_defect_and_not_dropped() -> None:
     with pytest.raises(ValueError, match="fly"):
         strictest([Obligation("fly", {})])
+
+
+def test_the_least_urgent_of_several_priorities_holds() -> None:
+    duties = [Obligation("priority", {"level": 2}), Obligation("priority", {"level": 7})]
+    assert strictest(duties) == (Obligation("priority", {"level": 7}),)
