@@ -93,7 +93,7 @@ def free(admission: Admission, outcome: Outcome) -> Mapping[str, int]:  # noqa: 
 @dataclass(frozen=True, slots=True)
 class Gateway:
     """``choose`` names the model where the caller asked for a task, before policy decides; a call that it cannot choose
-    for it leaves as it is. ``price`` says what a finished call cost, in whole numbers for the ledger. Neither may raise.
+    for it stays as it is. ``price`` says what a finished call cost, in whole numbers for the ledger. Neither raises.
     """
 
     identity: Identity
