@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from audit.commands import audit
+from controlplane.doctor import doctor
 from controlplane.identity.commands import token
 from controlplane.monitor import monitor_command
 from controlplane.policy.commands import policy
@@ -49,7 +50,7 @@ def gateway(config: Path) -> None:
         raise click.ClickException("\n".join(error.problems)) from error
 
 
-for command in (audit, monitor_command, policy, token):
+for command in (audit, doctor, monitor_command, policy, token):
     main.add_command(command)
 
 
