@@ -7,6 +7,22 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+FRESH_RUNGS = frozenset({"primary", "cached"})
+"""Rungs whose answer is as good as the primary's own; every other one is degraded, and the caller is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """Policy's leave to give an answer again.
+
+    For ``ttl_s`` seconds; ``sampled`` lets text that was drawn by chance be given again as well. ``shaping`` names the
+    duties that change what a caller sees, and separates answers as ``scope`` does.
+    """
+
+    ttl_s: int
+    sampled: bool = False
+    shaping: str = ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendRequest:
@@ -30,6 +46,7 @@ class BackendRequest:
     agent: str = ""  # who calls, for fairness and for staying with one version or replica
     priority: int = 5  # 0 is the most urgent, 9 the least
     scope: str = ""  # what separates caches: tenant and policy revision; "" must never be cached
+    reuse: Reuse | None = None  # None: this answer must not be kept to be given again
     http_method: str = "POST"
 
 
@@ -48,7 +65,8 @@ class BackendReply:
 
     ``status`` is the HTTP status (200 for gRPC answers). ``chunks`` must be iterated inside ``aclosing``; closing it
     early cancels the work upstream. ``usage`` fills while chunks are read. ``rung`` says which step of the fallback
-    ladder answered: ``primary``, ``cache``, ``lighter``.
+    ladder answered: ``primary``; ``cached`` (saved, and as fresh as policy wants it); ``cache`` (saved, and given
+    because nobody else could answer); ``lighter``.
     """
 
     status: int
@@ -57,6 +75,7 @@ class BackendReply:
     served_by: str = ""  # backend, model or version that really answered, e.g. "risk/2"
     rung: str = "primary"
     usage: Usage = field(default_factory=Usage)
+    age_s: int | None = None  # seconds since a saved answer was first given; None for one made just now
 
 
 class Backend(Protocol):

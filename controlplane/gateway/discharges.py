@@ -4,6 +4,8 @@
     rate_limit  {key, per_s, max}      so many calls in any window; key is subject, tenant or resource
     redact      {in: […], out: […]}    named patterns masked on the way to the backend and on the way back
     priority    {level}                how urgent the call is where it has to queue; 0 is the most urgent, 9 the least
+    cache       {ttl_s, any}           the answer may be saved and given again for so long
+    budget      {limits: […]}          there is money left for the call; see ``gateway/budget.py``
 
 Fails closed: what cannot be applied to a call denies it.
 """
@@ -46,14 +48,18 @@ def discharges(limit: RateLimit, monotonic: Callable[[], float] = time.monotonic
             "max_tokens": cap_tokens,
             "rate_limit": KeepRate(limit, monotonic),
             "redact": redact_request,
-            "priority": set_priority,
+            "priority": met_later,
+            "cache": met_later,
+            "budget": met_later,
         },
         after={"redact": redact_reply},
     )
 
 
-def set_priority(principal: Principal, call: Call, obligation: Obligation) -> Call:  # noqa: ARG001  same shape for all
-    """Met where the request for the backend is made (``dispatch.request_for``), which reads it from the decision."""
+def met_later(principal: Principal, call: Call, obligation: Obligation) -> Call:  # noqa: ARG001  same shape for all
+    """``priority`` and ``cache`` are met where the request for the backend is made (``dispatch.request_for``); a budget
+    by ``Gateway.budget``, which denies when there is none.
+    """
     return call
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 from controlplane.calls import Decision
 from controlplane.gateway.gateway import Admission, Dispatch
-from inference.backend import Backend, BackendReply, BackendRequest
+from inference.backend import Backend, BackendReply, BackendRequest, Reuse
 from inference.errors import BackendRejected
 
 TRACEPARENT = "traceparent"
@@ -67,9 +67,25 @@ def request_for(admission: Admission, target: str, timeout_s: float) -> BackendR
         agent=admission.principal.subject,
         priority=priority_of(admission.decision),
         scope=f"{admission.principal.tenant}:{admission.decision.revision}",
+        reuse=reuse_of(admission.decision),
     )
 
 
 def priority_of(decision: Decision) -> int:
     """The level that policy obliges for this call: 0 is the most urgent, 9 the least."""
     return next((o.parameters["level"] for o in decision.obligations if o.name == "priority"), ORDINARY)
+
+
+def reuse_of(decision: Decision) -> Reuse | None:
+    """Policy's leave to give the answer again, and for which way of showing it."""
+    leave = next((o.parameters for o in decision.obligations if o.name == "cache"), None)
+    if leave is None or leave["ttl_s"] <= 0:
+        return None
+    shaping = ";".join(f"{way}={','.join(sorts)}" for way, sorts in _masks(decision))
+    return Reuse(leave["ttl_s"], sampled=leave["any"], shaping=shaping)
+
+
+def _masks(decision: Decision) -> Iterator[tuple[str, list[str]]]:
+    for obligation in decision.obligations:
+        if obligation.name == "redact":
+            yield from sorted(obligation.parameters.items())

@@ -23,7 +23,7 @@ from controlplane.calls import Call
 from controlplane.gateway.gateway import Admission, Gateway, is_strict
 from controlplane.gateway.hangup import HangUp
 from controlplane.gateway.problems import Problem, problem_for
-from inference.backend import BackendReply
+from inference.backend import FRESH_RUNGS, BackendReply
 
 log = logging.getLogger(__name__)
 
@@ -196,8 +196,10 @@ def reply_headers(admission: Admission, reply: BackendReply) -> list[tuple[bytes
     headers.append((b"x-audit-receipt", f"{receipt.index} {receipt.event_id}".encode()))
     if reply.served_by:
         headers.append((b"x-served-by", reply.served_by.encode("latin-1", "replace")))
-    if reply.rung != "primary":
+    if reply.rung not in FRESH_RUNGS:
         headers.append((b"x-degraded", reply.rung.encode()))
+    if reply.age_s is not None:  # RFC 9111 §5.1
+        headers += [(b"age", str(reply.age_s).encode()), (b"x-cache", b"hit" if reply.rung == "cached" else b"stale")]
     return headers
 
 

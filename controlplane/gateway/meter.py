@@ -6,6 +6,7 @@ from controlplane.calls import Call, Decision, Principal, Receipt
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.outcome import Outcome
 from controlplane.telemetry.metrics import Metrics
+from inference.backend import FRESH_RUNGS, Usage
 
 MICRO = 1_000_000
 
@@ -48,14 +49,14 @@ class Meter:
 
     def _observe_model(self, call: Call, tenant: str, outcome: Outcome) -> None:
         model = call.resource.rpartition("/")[2]
-        usage = outcome.usage
+        usage = Usage() if outcome.is_saved else outcome.usage  # those tokens were counted when they were made
         if usage.input_tokens is not None or usage.output_tokens is not None:
             self.metrics.observe_tokens(
                 tenant=tenant, model=model, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens
             )
         if call.streams and outcome.first_byte_s is not None:
             self.metrics.observe_first_token(model=model, duration_s=outcome.first_byte_s - outcome.started_s)
-        if outcome.rung != "primary":
+        if outcome.rung not in FRESH_RUNGS:
             self.metrics.observe_fallback(model=model, rung=outcome.rung)
 
     def _decided(self, decision: Decision) -> None:

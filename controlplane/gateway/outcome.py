@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from inference.backend import BackendReply, Usage
 
 HTTP_ERROR = 400
+SAVED_RUNGS = frozenset({"cached", "cache"})
 
 
 @dataclass(slots=True)
@@ -32,6 +33,11 @@ class Outcome:
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
     body: bytearray = field(default_factory=bytearray)  # kept only up to ``keep_bytes``, for those who observe
     keep_bytes: int = 65_536
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the answer had been given before: nothing was computed for this call."""
+        return self.rung in SAVED_RUNGS
 
     def answers(self, reply: BackendReply) -> None:
         self.http_status, self.served_by, self.rung, self.usage = (

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
 from controlplane.resilience.settings import FallbackSettings
-from inference.backend import BackendRequest
+from inference.backend import BackendRequest, Usage
 
 DETERMINISTIC = frozenset({"Predict", "Classify", "Regress", "embeddings"})
 ENTRY_OVERHEAD_BYTES = 512  # the key, the headers and Python's own share of one entry, roughly
@@ -25,6 +25,7 @@ class CachedAnswer:
     body: bytes
     served_by: str
     stored_at_s: float
+    usage: Usage = field(default_factory=Usage)
 
 
 def cache_key(request: BackendRequest) -> bytes | None:

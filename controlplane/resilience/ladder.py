@@ -95,10 +95,12 @@ class FallbackLadder:
             return None
         return BackendReply(
             status=HTTPStatus.OK,
-            headers=(*answer.headers, ("age", str(int(now_s - answer.stored_at_s)))),  # RFC 9111 §5.1
+            headers=answer.headers,
             chunks=_once(answer.body),
             served_by=answer.served_by,
             rung=CACHE_RUNG,
+            usage=replace(answer.usage),
+            age_s=int(now_s - answer.stored_at_s),
         )
 
     async def _lighter(self, name: str, request: BackendRequest, stack: AsyncExitStack) -> BackendReply | None:
@@ -134,7 +136,7 @@ class FallbackLadder:
                     body += chunk
                 yield chunk
         if fits:
-            answer = CachedAnswer(reply.headers, bytes(body), reply.served_by, self.now())
+            answer = CachedAnswer(reply.headers, bytes(body), reply.served_by, self.now(), replace(reply.usage))
             self.cache.put(key, answer)
 
 

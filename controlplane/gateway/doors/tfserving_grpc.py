@@ -20,7 +20,7 @@ from controlplane.gateway.edge import Refused
 from controlplane.gateway.gateway import Admission, Gateway
 from controlplane.gateway.hangup import until_cancelled
 from controlplane.gateway.problems import Problem, problem_for
-from inference.backend import BackendReply
+from inference.backend import FRESH_RUNGS, BackendReply
 from inference.tfserving import wire
 
 log = logging.getLogger(__name__)
@@ -168,8 +168,10 @@ def _told(admission: Admission, reply: BackendReply) -> Metadata:
         ("x-audit-receipt", f"{receipt.index} {receipt.event_id}"),
         ("x-served-by", reply.served_by),
     ]
-    if reply.rung != "primary":
+    if reply.rung not in FRESH_RUNGS:
         told.append(("x-degraded", reply.rung))
+    if reply.age_s is not None:
+        told += [("age", str(reply.age_s)), ("x-cache", "hit" if reply.rung == "cached" else "stale")]
     return _ascii(told)
 
 

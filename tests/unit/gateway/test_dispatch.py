@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from controlplane.calls import Obligation, Receipt
-from controlplane.gateway.dispatch import ByKind, ByName
+from controlplane.gateway.dispatch import ByKind, ByName, reuse_of
 from controlplane.gateway.gateway import Admission
+from inference.backend import Reuse
 from inference.errors import BackendRejected
 from tests.unit.gateway.conftest import AGENT, ALLOW, ScriptedBackend, a_call
 from tests.unit.gateway.test_models import Backend, answer
@@ -64,3 +65,22 @@ async def test_the_request_says_who_calls_and_how_urgent_policy_finds_it() -> No
         (AGENT.tenant, AGENT.subject, 5),
         (AGENT.tenant, AGENT.subject, 1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("duties", "leave"),
+    [
+        ((), None),
+        ((Obligation("cache", {"ttl_s": 0, "any": True}),), None),
+        ((Obligation("cache", {"ttl_s": 60, "any": False}),), Reuse(60)),
+        (
+            (
+                Obligation("redact", {"out": ["card", "iban"], "in": []}),
+                Obligation("cache", {"ttl_s": 9, "any": True}),
+            ),
+            Reuse(9, sampled=True, shaping="in=;out=card,iban"),
+        ),
+    ],
+)
+def test_policy_alone_gives_leave_to_use_an_answer_again(duties: tuple[Obligation, ...], leave: Reuse | None) -> None:
+    assert reuse_of(replace(ALLOW, obligations=duties)) == leave

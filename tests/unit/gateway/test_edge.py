@@ -12,13 +12,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from audit import AuditUnavailable
-from controlplane.calls import Call, Decision, Effect
-from controlplane.gateway.edge import Broken, DoorEndpoint
+from controlplane.calls import Call, Decision, Effect, Receipt
+from controlplane.gateway.edge import Broken, DoorEndpoint, reply_headers
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.hygiene import Hygiene
 from controlplane.gateway.problems import Problem
 from inference.backend import BackendReply
 from inference.errors import BackendBroke, BackendUnavailable
+from tests.unit.gateway.conftest import AGENT, ALLOW, a_call
 
 
 @dataclass
@@ -199,3 +200,21 @@ async def test_hang_up_cancels_the_backend_and_leaves_one_outcome(rig):
     assert rig.ledger.entries[1:] == [("outcome", "cancelled", "")]
     assert rig.backend.closed == 1
     assert not wire.ended
+
+
+@pytest.mark.parametrize(
+    ("rung", "age_s", "told"),
+    [
+        ("primary", None, {}),
+        ("cached", 7, {b"x-cache": b"hit", b"age": b"7"}),
+        ("cache", 70, {b"x-cache": b"stale", b"age": b"70", b"x-degraded": b"cache"}),
+        ("lighter", None, {b"x-degraded": b"lighter"}),
+    ],
+)
+def test_caller_is_told_of_saved_and_of_degraded_answers(
+    rung: str, age_s: int | None, told: dict[bytes, bytes]
+) -> None:
+    admission = Admission(a_call(), AGENT, ALLOW, Receipt("e1", 0, ""), 0.0, 0.0)
+    reply = BackendReply(200, (), chunks=None, rung=rung, age_s=age_s)  # type: ignore[arg-type]  # nobody reads them
+    headers = dict(reply_headers(admission, reply))
+    assert {name: headers[name] for name in (b"x-cache", b"age", b"x-degraded") if name in headers} == told

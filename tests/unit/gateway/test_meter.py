@@ -85,3 +85,12 @@ def test_a_backend_that_counts_nonsense_breaks_nothing(metrics: Counted) -> None
     meter = Meter(metrics)
     meter.observe(admission(), outcome(rung="lighter", usage=Usage(-5, None)), recorded=True)
     assert metrics.total("fallback_answers_total", model="tiny", rung="lighter") == 1
+
+
+@pytest.mark.parametrize(("rung", "tokens", "fallbacks"), [("primary", 5, 0), ("cached", 0, 0), ("cache", 0, 1)])
+def test_a_saved_answer_spends_no_tokens_and_only_a_stale_one_is_a_fallback(
+    metrics: Counted, rung: str, tokens: int, fallbacks: int
+) -> None:
+    Meter(metrics).observe(admission(), outcome(rung=rung, usage=Usage(2, 3)), recorded=True)
+    assert metrics.total("tokens_total") == tokens
+    assert metrics.total("fallback_answers_total") == fallbacks
