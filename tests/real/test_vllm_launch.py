@@ -1,4 +1,4 @@
-"""A real vLLM started from a launch decision: flags mean what they should, adapters come and go, ways around are found."""
+"""A real vLLM started from a launch decision: flags mean what they should, adapters come and go, bypasses are found."""
 
 from __future__ import annotations
 
