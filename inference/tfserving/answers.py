@@ -10,50 +10,69 @@ from typing import Any
 
 import numpy as np
 
-from inference.savedmodel.runtime import Example, GraphError, Model, UnsupportedModel
-from inference.tfserving import tensors, wire
-from inference.tfserving.servables import Code, Servables, ServingError
+from inference.savedmodel.runtime import Example, GraphError, UnsupportedModel
+from inference.tfserving import checks, tensors, wire
+from inference.tfserving.checks import CLASSIFY, REGRESS, Head
+from inference.tfserving.servables import Code, Runnable, Servables, ServingError, Version
+from inference.tfserving.signatures import Signature
 from inference.tfserving.tensors import Array
 
-PREDICT, CLASSIFY, REGRESS = (f"tensorflow/serving/{name}" for name in ("predict", "classify", "regress"))
 SIGNATURE_MAP_TYPE = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
 
 
 def predict(servables: Servables, request: Any) -> Any:
-    number, model = servables.find(request.model_spec)
+    version = servables.find(request.model_spec)
     key = request.model_spec.signature_name or wire.DEFAULT_SIGNATURE
-    if key not in model.signatures:
-        raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{key}" not found.')
-    _check_names(model.signatures[key], request)
-    outputs = _run(model, key, _inputs(model.signatures[key], request.inputs), list(request.output_filter))
+    signature = checks.signature_for(key, version.signatures)
+    checks.check_names(signature, request.inputs, request.output_filter)
+    outputs = _run(version.runnable, key, _inputs(signature, request.inputs), list(request.output_filter))
     response = wire.PredictResponse()
-    _answered_by(response, request, number, key)
+    _answered_by(response.model_spec, request.model_spec, version, key)
     for name, array in outputs.items():
         tensors.write(array, response.outputs[name])
     return response
 
 
 def classify(servables: Servables, request: Any) -> Any:
-    number, key, outputs = _over_examples(servables, request, CLASSIFY, "classification")
     response = wire.ClassificationResponse()
-    _answered_by(response, request, number, key)
-    shape = next(iter(outputs.values())).shape  # a signature may leave out scores or classes, not both
-    scores = outputs.get("scores", np.zeros(shape))
-    labels = outputs.get("classes", np.broadcast_to(np.array(b"", object), shape))
-    for names, values in zip(labels.tolist(), scores.tolist(), strict=True):
-        row = response.result.classifications.add()
-        for label, score in zip(names, values, strict=True):
-            row.classes.add(label=label.decode(), score=score)
+    version, key = _over_examples(servables, request.model_spec, CLASSIFY, request.input, response.result)
+    _answered_by(response.model_spec, request.model_spec, version, key)
     return response
 
 
 def regress(servables: Servables, request: Any) -> Any:
-    number, key, outputs = _over_examples(servables, request, REGRESS, "regression")
     response = wire.RegressionResponse()
-    _answered_by(response, request, number, key)
-    for value in outputs["outputs"].reshape(-1).tolist():
-        response.result.regressions.add(value=value)
+    version, key = _over_examples(servables, request.model_spec, REGRESS, request.input, response.result)
+    _answered_by(response.model_spec, request.model_spec, version, key)
     return response
+
+
+def multi_inference(servables: Servables, request: Any) -> Any:
+    """Several classifications and regressions of one model over the same examples."""
+    checks.check_one_model(request.tasks)
+    checks.check_tasks(request.tasks, servables.find(request.tasks[0].model_spec).signatures)
+    response = wire.MultiInferenceResponse()
+    for task in request.tasks:
+        told = response.results.add()
+        result = told.classification_result if task.method_name == CLASSIFY else told.regression_result
+        version, key = _over_examples(servables, task.model_spec, task.method_name, request.input, result)
+        _answered_by(told.model_spec, task.model_spec, version, key)
+    return response
+
+
+def _fill_classes(result: Any, outputs: dict[str, Array]) -> None:
+    shape = next(iter(outputs.values())).shape  # a signature may leave out scores or classes, not both
+    scores = outputs.get("scores", np.zeros(shape))
+    labels = outputs.get("classes", np.broadcast_to(np.array(b"", object), shape))
+    for names, values in zip(labels.tolist(), scores.tolist(), strict=True):
+        row = result.classifications.add()
+        for label, score in zip(names, values, strict=True):
+            row.classes.add(label=label.decode(), score=score)
+
+
+def _fill_values(result: Any, outputs: dict[str, Array]) -> None:
+    for value in outputs["outputs"].reshape(-1).tolist():
+        result.regressions.add(value=value)
 
 
 def metadata(servables: Servables, request: Any) -> Any:
@@ -62,11 +81,11 @@ def metadata(servables: Servables, request: Any) -> Any:
     for name in request.metadata_field:
         if name != wire.SIGNATURE_DEF:
             raise ServingError(Code.INVALID_ARGUMENT, f"Metadata field {name} is not supported")
-    number, model = servables.find(request.model_spec)
+    version = servables.find(request.model_spec)
     response = wire.GetModelMetadataResponse()
-    response.model_spec.name, response.model_spec.version.value = request.model_spec.name, number
+    response.model_spec.name, response.model_spec.version.value = request.model_spec.name, version.number
     signatures = wire.SignatureDefMap()
-    for key, definition in model.signatures.items():
+    for key, definition in version.runnable.signatures.items():
         signatures.signature_def[key].CopyFrom(definition)
     packed = response.metadata[wire.SIGNATURE_DEF]
     packed.type_url, packed.value = SIGNATURE_MAP_TYPE, signatures.SerializeToString()
@@ -101,6 +120,7 @@ ANSWERS: dict[str, Callable[[Servables, Any], Any]] = {
     "Predict": predict,
     "Classify": classify,
     "Regress": regress,
+    "MultiInference": multi_inference,
     "GetModelMetadata": metadata,
     "GetModelStatus": status,
     wire.RELOAD: reload,
@@ -113,74 +133,39 @@ def answer(servables: Servables, method: wire.Method, body: bytes) -> bytes:
         request = wire.parse(method.request, body)
     except wire.WireError as error:
         raise ServingError(Code.INVALID_ARGUMENT, str(error)) from None
-    return bytes(ANSWERS[method.name](servables, request).SerializeToString())
-
-
-def _answered_by(response: Any, request: Any, number: int, signature: str) -> None:
-    spec = response.model_spec
-    spec.name, spec.version.value, spec.signature_name = request.model_spec.name, number, signature
-
-
-def _check_names(definition: Any, request: Any) -> None:
-    sent, wanted = set(request.inputs), set(definition.inputs)
-    if sent != wanted:
-        raise ServingError(
-            Code.INVALID_ARGUMENT,
-            f"input size does not match signature: {len(sent)}!={len(wanted)} len({_set(sent)}) != "
-            f"len({_set(wanted)}). Sent extra: {_set(sent - wanted)}. Missing but required: {_set(wanted - sent)}.",
-        )
-    for name in request.output_filter:
-        if name not in definition.outputs:
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                f"output tensor alias not found in signature: {name} "
-                f"Outputs expected to be in the set {_set(definition.outputs)}.",
-            )
-
-
-def _inputs(definition: Any, protos: Any) -> dict[str, Array]:
-    for name, info in definition.inputs.items():
-        sent = protos[name].dtype
-        if sent != info.dtype:
-            was = tensors.NAMES.get(sent, "invalid")
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                f"Expects arg[{name}] to be {tensors.NAMES.get(info.dtype, 'invalid')} but {was} is provided",
-            )
     try:
-        arrays = tensors.read_all(protos)
+        return bytes(ANSWERS[method.name](servables, request).SerializeToString())
+    except checks.Misfit as misfit:
+        raise ServingError(Code[misfit.reason.upper()], misfit.detail) from None
+
+
+def _answered_by(spec: Any, asked: Any, version: Version, signature: str) -> None:
+    spec.name, spec.version.value, spec.signature_name = asked.name, version.number, signature
+
+
+def _inputs(signature: Signature, protos: Any) -> dict[str, Array]:
+    for name, wanted in signature.inputs.items():
+        shape = protos[name].tensor_shape
+        sizes = None if shape.unknown_rank else tuple(dim.size for dim in shape.dim)
+        checks.check_head(name, Head(protos[name].dtype, sizes), wanted)
+    try:
+        return tensors.read_all(protos)
     except tensors.TensorError as error:
         raise ServingError(Code.INVALID_ARGUMENT, str(error)) from None
-    for name, array in arrays.items():
-        _check_shape(name, array, definition.inputs[name].tensor_shape)
-    return arrays
 
 
-def _check_shape(name: str, array: Array, declared: Any) -> None:
-    sizes = [dim.size for dim in declared.dim]
-    fits = len(sizes) == array.ndim and all(want in (-1, have) for want, have in zip(sizes, array.shape, strict=True))
-    if not (declared.unknown_rank or fits):
-        raise ServingError(
-            Code.INVALID_ARGUMENT, f"input {name} has shape {list(array.shape)}, the signature says {sizes}"
-        )
-
-
-def _over_examples(servables: Servables, request: Any, method: str, word: str) -> tuple[int, str, dict[str, Array]]:
-    number, model = servables.find(request.model_spec)
-    key = request.model_spec.signature_name or wire.DEFAULT_SIGNATURE
-    if key not in model.signatures:
-        raise ServingError(Code.INVALID_ARGUMENT, f"No signature was found with the name: {key}")
-    definition = model.signatures[key]
-    if definition.method_name != method:
-        raise ServingError(
-            Code.INVALID_ARGUMENT,
-            f"Expected {word} signature method_name to be {method}. Was: {definition.method_name}",
-        )
-    examples = [example.SerializeToString() for example in _examples(request.input)]
+def _over_examples(servables: Servables, spec: Any, method: str, given: Any, result: Any) -> tuple[Version, str]:
+    """Run one signature over the examples and fill ``result``; who answered, and by which signature."""
+    version = servables.find(spec)
+    key = spec.signature_name or wire.DEFAULT_SIGNATURE
+    signature = checks.check_examples(key, method, version.signatures)
+    examples = [example.SerializeToString() for example in _examples(given)]
     if not examples:
         raise ServingError(Code.INVALID_ARGUMENT, "Input is empty.")
-    (alias,) = definition.inputs
-    return number, key, _run(model, key, {alias: np.array(examples, object)}, [])
+    (alias,) = signature.inputs
+    outputs = _run(version.runnable, key, {alias: np.array(examples, object)}, [])
+    (_fill_classes if method == CLASSIFY else _fill_values)(result, outputs)
+    return version, key
 
 
 def _examples(given: Any) -> Iterable[Any]:
@@ -194,14 +179,10 @@ def _examples(given: Any) -> Iterable[Any]:
         yield from given.example_list.examples
 
 
-def _run(model: Model, signature: str, inputs: dict[str, Array], outputs: list[str]) -> dict[str, Array]:
+def _run(model: Runnable, signature: str, inputs: dict[str, Array], outputs: list[str]) -> dict[str, Array]:
     try:
         return model.run(signature, inputs, outputs)
     except GraphError as error:
         raise ServingError(Code.INVALID_ARGUMENT, str(error)) from None
     except UnsupportedModel as error:
         raise ServingError(Code.UNIMPLEMENTED, str(error)) from None
-
-
-def _set(names: Iterable[str]) -> str:
-    return "{" + ",".join(sorted(names)) + "}"

@@ -80,34 +80,37 @@ def _open(settings: TfServingSettings) -> Any:
 
 
 def _addressed(request: BackendRequest) -> bytes:
-    """The body with the request's model, version or label in its model spec.
+    """The body with the request's model, version or label in its model spec (in each of them where there are tasks).
 
     Where the request names neither version nor label, the body's own choice stands if it was made for that model.
     """
-    try:
-        spec = wire.spec_of(request.body)
+    version = request.version or None  # 0 is "whatever is served" here as well
+
+    def address(spec: Any) -> None:
         same = spec.name == request.target
-        version, label = wire.version_of(spec) if same else None, wire.label_of(spec) if same else None
+        own_version, own_label = wire.version_of(spec) if same else None, wire.label_of(spec) if same else None
         spec.name = request.target
         spec.ClearField("version")
         spec.ClearField("version_label")
-        if request.version is not None or request.label is not None:
-            version, label = request.version, None if request.version is not None else request.label
-        if label is not None:
-            spec.version_label = label
-        elif version is not None:
-            spec.version.value = version
-        return wire.with_spec(request.body, spec)
+        if version is not None or request.label is not None:
+            own_version, own_label = version, None if version is not None else request.label
+        if own_label is not None:
+            spec.version_label = own_label
+        elif own_version is not None:
+            spec.version.value = own_version
+
+    try:
+        return wire.readdressed(wire.METHODS[request.operation], request.body, address)
     except wire.WireError as error:
         raise BackendRejected("invalid_argument", str(error)) from error
 
 
 def _served_by(request: BackendRequest, answer: bytes) -> str:
-    field = wire.METHODS[request.operation].reply_spec
     try:
-        version = wire.version_of(wire.spec_of(answer, field)) if field else None
+        spec = wire.answered_spec(wire.METHODS[request.operation], answer)
     except wire.WireError as error:
         raise BackendBroke("invalid_answer", str(error)) from error
+    version = None if spec is None else wire.version_of(spec)
     return request.target if version is None else f"{request.target}/{version}"
 
 

@@ -67,6 +67,15 @@ _SERVING: dict[str, str] = {
     "RegressionResult": "1 regressions Regression*",
     "RegressionRequest": "1 model_spec ModelSpec, 2 input Input",
     "RegressionResponse": "1 result RegressionResult, 2 model_spec ModelSpec",
+    "InferenceTask": "1 model_spec ModelSpec, 2 method_name string",
+    "InferenceResult": (
+        "1 model_spec ModelSpec, 2 classification_result ClassificationResult @result, "
+        "3 regression_result RegressionResult @result"
+    ),
+    "MultiInferenceRequest": "1 tasks InferenceTask*, 2 input Input",
+    "MultiInferenceResponse": "1 results InferenceResult*",
+    "PredictLog": "1 request PredictRequest, 2 response PredictResponse",
+    "PredictionLog": "6 predict_log PredictLog @log_type",
     "SignatureDefMap": "1 signature_def map<tensorflow.SignatureDef>",
     "GetModelMetadataRequest": "1 model_spec ModelSpec, 2 metadata_field string*",
     "GetModelMetadataResponse": "1 model_spec ModelSpec, 2 metadata map<google.protobuf.Any>",

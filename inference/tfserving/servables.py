@@ -7,14 +7,16 @@ operators already know them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from inference.savedmodel.reader import SavedModelError, load, versions
-from inference.savedmodel.runtime import Model, UnsupportedModel
+from inference.savedmodel.runtime import UnsupportedModel
+from inference.tfserving.signatures import Signature, signature_of
+from inference.tfserving.tensors import Array
 from inference.tfserving.wire import State, label_of, version_of
 
 log = logging.getLogger(__name__)
@@ -39,12 +41,34 @@ class ServingError(Exception):
         self.code, self.detail = code, detail
 
 
+class Runnable(Protocol):
+    """A loaded model of whatever runtime; ``signatures`` maps names to ``SignatureDef`` messages."""
+
+    @property
+    def signatures(self) -> Mapping[str, Any]: ...
+    def run(self, signature: str, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+        """Raises ``GraphError`` or ``UnsupportedModel``."""
+        ...
+
+
+Runtime = Callable[[Path], Runnable]
+"""A version directory → a model that runs. Raises ``SavedModelError`` or ``UnsupportedModel``."""
+
+
 @dataclass(slots=True)
 class Version:
     number: int
     state: State = State.START
-    model: Model | None = None
+    model: Runnable | None = None
     error: str = ""
+    signatures: Mapping[str, Signature] = field(default_factory=dict)
+
+    @property
+    def runnable(self) -> Runnable:
+        """Raises ``ServingError`` when it is not there."""
+        if self.model is None:
+            raise ServingError(Code.INTERNAL, f"version {self.number} is not loaded")
+        return self.model
 
 
 @dataclass(slots=True)
@@ -54,6 +78,7 @@ class Servable:
     name: str
     base: Path
     wanted: Callable[[list[int]], list[int]]
+    runtime: Runtime = load
     versions: dict[int, Version] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
 
@@ -63,19 +88,20 @@ class Servable:
     def refresh(self) -> None:
         """Load what is wanted and new, then unload what is not wanted: there is always something to serve."""
         wanted = self.wanted(versions(self.base))
+        kept = {number: version for number, version in self.versions.items() if number in wanted}
         for number in wanted:
-            if number not in self.versions:
-                self.versions[number] = self._load(number)
-        for number in set(self.versions) - set(wanted):
-            del self.versions[number]
+            if number not in kept:
+                kept[number] = self._load(number)
+        self.versions = kept  # as a whole: other threads may be reading
 
     def _load(self, number: int) -> Version:
         try:
-            version = Version(number, State.AVAILABLE, load(self.base / str(number)))
+            model = self.runtime(self.base / str(number))
         except (SavedModelError, UnsupportedModel) as error:
             log.warning("version not loaded", extra={"model": self.name, "version": number, "error": str(error)})
             return Version(number, State.END, error=str(error))
-        return version
+        signatures = {name: signature_of(definition) for name, definition in model.signatures.items()}
+        return Version(number, State.AVAILABLE, model, signatures=signatures)
 
     def pick(self, spec: Any) -> int:
         """The available version that ``spec`` means. Raises ``ServingError``."""
@@ -93,22 +119,23 @@ class Servable:
 
 
 class Servables:
-    """All models of one server. Not thread-safe; the server calls it from its event loop only."""
+    """All models of one server. Changed by one thread at a time; any number may ask meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: Runtime = load) -> None:
+        self._runtime = runtime
         self._models: dict[str, Servable] = {}
 
     def serve_latest(self, models: Mapping[str, Path]) -> None:
         """Serve the newest version of each model, and newer ones as they appear."""
         for name, base in models.items():
-            self._models[name] = Servable(name, base, _latest(1))
+            self._models[name] = Servable(name, base, _latest(1), self._runtime)
         self.refresh()
 
     def refresh(self) -> None:
         for servable in self._models.values():
             servable.refresh()
 
-    def find(self, spec: Any) -> tuple[int, Model]:
+    def find(self, spec: Any) -> Version:
         """Raises ``ServingError``."""
         if not spec.name:
             raise ServingError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
@@ -116,10 +143,10 @@ class Servables:
         if servable is None:
             raise not_found(spec.name, version_of(spec))
         number = servable.pick(spec)
-        model = servable.versions[number].model
-        if model is None:
+        version = servable.versions.get(number)
+        if version is None:  # unloaded between the two lines, by another thread
             raise not_found(spec.name, number)
-        return number, model
+        return version
 
     def status(self, spec: Any) -> list[Version]:
         """The versions ``spec`` asks about, newest first. Raises ``ServingError``."""
@@ -160,7 +187,7 @@ class Servables:
         base = Path(config.base_path)
         present = self._models.get(config.name)
         kept = dict(present.versions) if present is not None and present.base == base else {}
-        return Servable(config.name, base, _policy(config), kept, dict(config.version_labels))
+        return Servable(config.name, base, _policy(config), self._runtime, kept, dict(config.version_labels))
 
     def _check_labels(self, servable: Servable, available: list[int]) -> None:
         wanted = servable.wanted(versions(servable.base))

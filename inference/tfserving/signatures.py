@@ -61,10 +61,12 @@ class DeployedSignatures:
 def signatures_in(response: Any) -> dict[str, Signature]:
     """Raises ``WireError``."""
     packed = wire.parse(wire.SignatureDefMap, response.metadata[wire.SIGNATURE_DEF].value)
-    return {
-        name: Signature(definition.method_name, _specs(definition.inputs), _specs(definition.outputs))
-        for name, definition in packed.signature_def.items()
-    }
+    return {name: signature_of(definition) for name, definition in packed.signature_def.items()}
+
+
+def signature_of(definition: Any) -> Signature:
+    """A ``SignatureDef`` message in our words."""
+    return Signature(definition.method_name, _specs(definition.inputs), _specs(definition.outputs))
 
 
 def _specs(tensors: Mapping[str, Any]) -> dict[str, TensorSpec]:

@@ -97,10 +97,19 @@ def dtype_for(code: int) -> np.dtype[Any]:
     return np.dtype(_DTYPES[code])
 
 
+def size_of(code: int) -> int | None:
+    """Bytes of one element in ``tensor_content``; None where there is no such encoding."""
+    if code == BFLOAT16:
+        return 2
+    return np.dtype(_DTYPES[code]).itemsize if code in _DTYPES else None
+
+
 def code_for(dtype: np.dtype[Any]) -> int:
     """TensorFlow's code for a numpy dtype. Raises ``TensorError``."""
     if dtype.kind in "OSU":
         return STRING
+    if dtype.name == "bfloat16":  # TensorFlow's own type, where its runtime answers
+        return BFLOAT16
     code = _CODES.get(dtype.newbyteorder("<"))
     if code is None:
         raise TensorError(f"numpy dtype {dtype} has no TensorFlow counterpart here")
@@ -117,6 +126,8 @@ def write(array: Array | Sequence[Any] | float, into: Any | None = None) -> Any:
         proto.tensor_shape.dim.add().size = size
     if proto.dtype == STRING:
         proto.string_val.extend(_as_bytes(value) for value in array.ravel().tolist())
+    elif proto.dtype == BFLOAT16:
+        proto.tensor_content = array.view(np.uint16).astype("<u2", copy=False).tobytes()
     else:
         proto.tensor_content = array.astype(_DTYPES[proto.dtype], copy=False).tobytes()
     return proto

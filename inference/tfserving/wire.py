@@ -6,7 +6,7 @@ large tensor is copied once and never parsed on the way through.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -32,6 +32,9 @@ RegressionRequest, RegressionResponse = (
 )
 GetModelMetadataRequest = message(_SERVING + "GetModelMetadataRequest")
 GetModelMetadataResponse = message(_SERVING + "GetModelMetadataResponse")
+MultiInferenceRequest = message(_SERVING + "MultiInferenceRequest")
+MultiInferenceResponse = message(_SERVING + "MultiInferenceResponse")
+PredictionLog = message(_SERVING + "PredictionLog")
 SignatureDefMap = message(_SERVING + "SignatureDefMap")
 GetModelStatusRequest = message(_SERVING + "GetModelStatusRequest")
 GetModelStatusResponse = message(_SERVING + "GetModelStatusResponse")
@@ -58,13 +61,18 @@ class State(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One RPC. ``reply_spec`` is the number of the reply's model spec field, 0 where it has none."""
+    """One RPC. ``reply_spec`` is the number of the reply's model spec field, 0 where it has none.
+
+    Where ``is_nested``, field 1 of the request and ``reply_spec`` of the reply are repeated messages (tasks, results),
+    and each of them has a model spec in its own field 1.
+    """
 
     service: str
     name: str
     request: Any
     response: Any
     reply_spec: int = 0
+    is_nested: bool = False
 
     @property
     def path(self) -> str:
@@ -77,12 +85,13 @@ METHODS: dict[str, Method] = {
         Method(PREDICTION_SERVICE, "Predict", PredictRequest, PredictResponse, 2),
         Method(PREDICTION_SERVICE, "Classify", ClassificationRequest, ClassificationResponse, 2),
         Method(PREDICTION_SERVICE, "Regress", RegressionRequest, RegressionResponse, 2),
+        Method(PREDICTION_SERVICE, "MultiInference", MultiInferenceRequest, MultiInferenceResponse, 1, is_nested=True),
         Method(PREDICTION_SERVICE, "GetModelMetadata", GetModelMetadataRequest, GetModelMetadataResponse, 1),
         Method(MODEL_SERVICE, "GetModelStatus", GetModelStatusRequest, GetModelStatusResponse),
         Method(MODEL_SERVICE, RELOAD, ReloadConfigRequest, ReloadConfigResponse),
     )
 }
-REQUEST_SPEC = 1  # every request but a reload keeps its model spec in field 1
+REQUEST_SPEC = 1  # every request but a reload keeps its model spec in field 1, or in field 1 of each of its tasks
 
 
 def parse(kind: Any, body: bytes) -> Any:
@@ -108,7 +117,7 @@ def label_of(spec: Any) -> str | None:
 def spec_of(body: bytes, field: int = REQUEST_SPEC) -> Any:
     """The model spec of a serialized message, read without parsing the rest. Raises ``WireError``."""
     spec = ModelSpec()
-    for number, start, _, end in _fields(body):
+    for number, start, _, end in fields(body):
         if number == field:
             _merge(spec, body[start:end])
     return spec
@@ -118,8 +127,38 @@ def with_spec(body: bytes, spec: Any) -> bytes:
     """``body`` with its model spec replaced by ``spec``; every other byte as it was. Raises ``WireError``."""
     raw = spec.SerializeToString()
     parts = [bytes([REQUEST_SPEC << 3 | 2]), varint(len(raw)), raw]
-    parts += [body[begin:end] for number, _, begin, end in _fields(body) if number != REQUEST_SPEC]
+    parts += [body[begin:end] for number, _, begin, end in fields(body) if number != REQUEST_SPEC]
     return b"".join(parts)
+
+
+def answered_spec(method: Method, body: bytes) -> Any | None:
+    """The model spec of a serialized reply, the first one where there are several. Raises ``WireError``."""
+    if not method.reply_spec:
+        return None
+    if not method.is_nested:
+        return spec_of(body, method.reply_spec)
+    firsts = (body[start:end] for number, start, _, end in fields(body) if number == method.reply_spec)
+    return spec_of(next(firsts, b""))
+
+
+def readdressed(method: Method, body: bytes, address: Callable[[Any], None]) -> bytes:
+    """``body`` after ``address`` has changed each model spec in it; all other bytes stay. Raises ``WireError``."""
+    if not method.is_nested:
+        return _with_addressed(body, address)
+    parts: list[bytes] = []
+    for number, start, begin, end in fields(body):
+        if number == REQUEST_SPEC:
+            task = _with_addressed(body[start:end], address)
+            parts += [bytes([REQUEST_SPEC << 3 | 2]), varint(len(task)), task]
+        else:
+            parts.append(body[begin:end])
+    return b"".join(parts)
+
+
+def _with_addressed(body: bytes, address: Callable[[Any], None]) -> bytes:
+    spec = spec_of(body)
+    address(spec)
+    return with_spec(body, spec)
 
 
 def _merge(spec: Any, raw: bytes) -> None:
@@ -129,7 +168,7 @@ def _merge(spec: Any, raw: bytes) -> None:
         raise WireError(f"not a ModelSpec: {error}") from None
 
 
-def _fields(body: bytes) -> Iterator[tuple[int, int, int, int]]:
+def fields(body: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
     """(number, start of the value, start of the tag, end) of each top-level field."""
     at = 0
     while at < len(body):
@@ -141,7 +180,7 @@ def _fields(body: bytes) -> Iterator[tuple[int, int, int, int]]:
         yield tag >> 3, start, begin, at
 
 
-def _skip(body: bytes, at: int, wire_type: int) -> tuple[int, int]:
+def _skip(body: bytes | memoryview, at: int, wire_type: int) -> tuple[int, int]:
     match wire_type:
         case 0:
             return at, _read_varint(body, at)[1]
@@ -156,7 +195,7 @@ def _skip(body: bytes, at: int, wire_type: int) -> tuple[int, int]:
             raise WireError(f"wire type {wire_type} is not used by these messages")
 
 
-def _read_varint(body: bytes, at: int) -> tuple[int, int]:
+def _read_varint(body: bytes | memoryview, at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 64, 7):
         if at >= len(body):
@@ -167,6 +206,11 @@ def _read_varint(body: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:  # noqa: PLR2004  the continuation bit
             return value, at
     raise WireError("a varint of more than ten bytes")
+
+
+def varint_in(raw: bytes | memoryview) -> int:
+    """The number that a varint's bytes mean. Raises ``WireError``."""
+    return _read_varint(raw, 0)[0]
 
 
 def varint(value: int) -> bytes:

@@ -244,6 +244,43 @@ async def test_a_context_fills_in_what_an_example_leaves_out(backend: TfServingB
     assert values[0].value == pytest.approx(probabilities(1)[0, 1])
 
 
+def several(*tasks: tuple[str, str], model: str = "risk") -> bytes:
+    request = wire.MultiInferenceRequest()
+    request.input.CopyFrom(example_request(wire.RegressionRequest, "").input)
+    for signature, method in tasks:
+        task = request.tasks.add(method_name=f"tensorflow/serving/{method}")
+        task.model_spec.name, task.model_spec.signature_name = model, signature
+    return bytes(request.SerializeToString())
+
+
+async def test_several_inferences_over_one_input_are_those_that_one_by_one_would_give(
+    backend: TfServingBackend,
+) -> None:
+    body = several(("classify", "classify"), ("regress", "regress"), model="another")
+    reply, answer = await sent(backend, ask("MultiInference", body, version=1))
+    classified, regressed = wire.parse(wire.MultiInferenceResponse, answer).results
+    rows = classified.classification_result.classifications
+    np.testing.assert_allclose([[one.score for one in row.classes] for row in rows], probabilities(1), atol=1e-6)
+    values = [one.value for one in regressed.regression_result.regressions]
+    np.testing.assert_allclose(values, probabilities(1)[:, 1], atol=1e-6)
+    assert (reply.served_by, regressed.model_spec.signature_name) == ("risk/1", "regress")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "words"),
+    [
+        ([("classify", "classify"), ("classify", "classify")], "Duplicate evaluation of signature: classify"),
+        ([("classify", "predict")], "Unsupported signature method_name"),
+        ([("regress", "classify")], "Expected classification signature method_name"),
+    ],
+)
+async def test_tasks_that_do_not_go_together_are_rejected(
+    backend: TfServingBackend, tasks: list[tuple[str, str]], words: str
+) -> None:
+    with pytest.raises(BackendRejected, match=words):
+        await sent(backend, ask("MultiInference", several(*tasks)))
+
+
 async def test_metadata_tells_the_signatures(backend: TfServingBackend) -> None:
     request = wire.GetModelMetadataRequest(metadata_field=["signature_def"]).SerializeToString()
     reply, body = await sent(backend, ask("GetModelMetadata", request))

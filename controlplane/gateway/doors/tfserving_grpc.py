@@ -1,7 +1,8 @@
 """TF Serving's gRPC face on a port of its own: bytes in, the same gateway, bytes out.
 
 Existing clients change the address and add ``authorization: Bearer …`` to their metadata. A client's deadline becomes
-the call's; a client that cancels ends the call upstream. Changing what is served is not for agents.
+the call's; a client that cancels ends the call upstream. A reload of the configuration is decided and recorded like any
+call, and refused even to those who may: see ``ReloadRefused``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import grpc
 
 from controlplane.calls import Call
-from controlplane.gateway.doors.tfserving_call import ACTIONS, call_of
+from controlplane.gateway.doors.tfserving_call import call_of
 from controlplane.gateway.edge import Refused
 from controlplane.gateway.gateway import Admission, Gateway
 from controlplane.gateway.hangup import until_cancelled
@@ -83,8 +84,7 @@ class TfServingGrpc:
     def _handlers(self) -> list[Any]:
         services: dict[str, dict[str, Any]] = {}
         for method in wire.METHODS.values():
-            handle = self._handler(method.name) if method.name in ACTIONS else _not_for_agents
-            handler: Any = grpc.unary_unary_rpc_method_handler(handle)
+            handler: Any = grpc.unary_unary_rpc_method_handler(self._handler(method.name))
             services.setdefault(method.service, {})[method.name] = handler
         return [grpc.method_handlers_generic_handler(service, methods) for service, methods in services.items()]
 
@@ -124,11 +124,6 @@ class TfServingGrpc:
         if problem.kind == "internal":
             log.error("unforeseen error", exc_info=error, extra={"door": self.name})
         await context.abort(code, problem.detail, trailing_metadata=facts_of(problem))
-
-
-async def _not_for_agents(body: bytes, context: Any) -> bytes:  # noqa: ARG001  whatever it asks for
-    await context.abort(Code.PERMISSION_DENIED, "what is served is changed through the operator API only")
-    raise AssertionError("abort raises")
 
 
 def _remaining_s(context: Any) -> float | None:

@@ -125,9 +125,10 @@ def _spec(request: Request) -> Any:
     spec = wire.ModelSpec(name=request.path_params["model"])
     if "version" in request.path_params:
         version = request.path_params["version"]
-        if not 0 < version < 1 << 63:
+        if version >= 1 << 63:
             raise BadRequest("invalid_version", "a version is a positive 64-bit integer")
-        spec.version.value = version
+        if version:  # 0 is "whatever is served", on this wire as on the other
+            spec.version.value = version
     elif "label" in request.path_params:
         spec.version_label = request.path_params["label"]
     return spec

@@ -13,6 +13,8 @@ import pytest
 
 from audit import AuditUnavailable
 from controlplane.calls import Effect, RuleRef
+from controlplane.gateway.dispatch import ByKind
+from controlplane.gateway.doors.tfserving_call import ReloadRefused
 from controlplane.gateway.doors.tfserving_grpc import TfServingGrpc
 from inference.errors import BackendBroke, BackendRejected, BackendTimeout, BackendUnavailable
 from inference.tfserving import wire
@@ -26,10 +28,14 @@ Code = grpc.StatusCode
 @dataclass
 class Client:
     channel: Any
+    door: Any = None
     strangers: list[tuple[str, str]] = field(default_factory=list)
 
     def call(self, operation: str, body: bytes, metadata: Any = GOOD, timeout: float | None = 20) -> Any:
         return self.channel.unary_unary(wire.METHODS[operation].path)(body, metadata=metadata, timeout=timeout)
+
+    def restart(self, rig: Any) -> None:
+        self.door.gateway = rig.gateway
 
     async def refused(self, *arguments: Any, **more: Any) -> tuple[grpc.StatusCode, str, list[tuple[str, str]]]:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -45,7 +51,7 @@ async def client(rig) -> AsyncIterator[Client]:
     )
     port = await door.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Client(channel, strangers)
+        yield Client(channel, door, strangers)
     await door.stop()
 
 
@@ -180,8 +186,51 @@ async def test_a_message_beyond_the_limit_is_refused_unread(rig, client: Client)
     assert rig.ledger.entries == []
 
 
-async def test_what_is_served_is_not_changed_by_agents(rig, client: Client) -> None:
+async def test_a_reload_is_decided_by_policy_and_recorded(rig, client: Client) -> None:
+    rig.policy.decision = replace(rig.policy.decision, effect=Effect.DENY, reason="no_matching_rule")
     assert (await client.refused(wire.RELOAD, b""))[0] is Code.PERMISSION_DENIED
+    assert rig.ledger.entries == [("deny", "no_matching_rule")]
+    assert (await client.refused(wire.RELOAD, b"", metadata=()))[0] is Code.UNAUTHENTICATED
+
+
+async def test_a_reload_by_who_may_is_refused_with_the_way_to_do_it(rig, client: Client) -> None:
+    rig.backend = ByKind({"api": ReloadRefused()})
+    client.restart(rig)
+    code, detail, _ = await client.refused(wire.RELOAD, b"")
+    assert code is Code.FAILED_PRECONDITION
+    assert "/api/models" in detail
+    assert rig.ledger.entries == [("intent", "granted"), ("outcome", "error", "failed_precondition")]
+
+
+def tasks(*names: str, versions: tuple[int, ...] = (0, 0), signatures: tuple[str, ...] = ("b", "a")) -> bytes:
+    request = wire.MultiInferenceRequest()
+    for name, version, signature in zip(names, versions, signatures, strict=False):
+        spec = request.tasks.add(method_name="tensorflow/serving/regress").model_spec
+        spec.name, spec.signature_name, spec.version.value = name, signature, version
+    request.input.example_list.examples.add().features.feature["age"].float_list.value.append(1)
+    return bytes(request.SerializeToString())
+
+
+async def test_several_inferences_are_one_call_of_one_model(rig, client: Client) -> None:
+    await client.call("MultiInference", tasks("risk", "risk", versions=(3, 3)))
+    call = rig.backend.calls[0].call
+    assert (call.action, call.resource, call.version) == ("infer", "/model/risk", 3)
+    assert call.arguments == {"signature": "a,b", "rows": 1, "inputs": ["age"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (tasks("risk", "secret"), "same model name"),
+        (tasks("risk", "risk", versions=(1, 2)), "same version"),
+        (tasks("risk", ""), "empty model name"),
+        (tasks(), "empty model name"),
+    ],
+)
+async def test_several_inferences_cannot_hide_another_model(rig, client: Client, body: bytes, words: str) -> None:
+    code, detail, _ = await client.refused("MultiInference", body)
+    assert code is Code.INVALID_ARGUMENT
+    assert words in detail
     assert (rig.ledger.entries, rig.backend.calls) == ([], [])
 
 

@@ -73,8 +73,8 @@ def test_policies_choose_the_versions(base: Path) -> None:
 
 def test_a_request_without_a_choice_gets_the_newest_that_is_available(base: Path) -> None:
     servables = serving(config(base, 1, 2, stable=1))
-    assert servables.find(spec())[0] == servables.find(spec(version=0))[0] == 2
-    assert servables.find(spec(version=1))[0] == servables.find(spec(label="stable"))[0] == 1
+    assert servables.find(spec()).number == servables.find(spec(version=0)).number == 2
+    assert servables.find(spec(version=1)).number == servables.find(spec(label="stable")).number == 1
 
 
 def test_a_label_moves_only_onto_a_version_that_is_available_already(base: Path) -> None:
@@ -82,10 +82,10 @@ def test_a_label_moves_only_onto_a_version_that_is_available_already(base: Path)
     with pytest.raises(ServingError, match="assign label to version 2 of model risk") as caught:
         servables.replace([config(base, 1, 2, stable=2)])
     assert caught.value.code is Code.FAILED_PRECONDITION
-    assert (available(servables), servables.find(spec(label="stable"))[0]) == ([1], 1)
+    assert (available(servables), servables.find(spec(label="stable")).number) == ([1], 1)
     servables.replace([config(base, 1, 2, stable=1)])
     servables.replace([config(base, 1, 2, stable=2)])
-    assert servables.find(spec(label="stable"))[0] == 2
+    assert servables.find(spec(label="stable")).number == 2
 
 
 def test_a_labelled_version_cannot_be_dropped_in_the_same_breath(base: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_new_model_may_come_with_labels_on_what_it_loads(base: Path, tmp_path:
     with pytest.raises(ServingError):
         servables.replace([config(base, 1), config(tmp_path / "fraud", 7, stable=8)])
     servables.replace([config(base, 1), config(tmp_path / "fraud", 7, stable=7)])
-    assert servables.find(spec("fraud", label="stable"))[0] == 7
+    assert servables.find(spec("fraud", label="stable")).number == 7
 
 
 def test_a_model_that_is_left_out_is_gone(base: Path) -> None:
@@ -118,16 +118,16 @@ def test_a_version_that_cannot_load_is_told_and_the_others_serve_on(base: Path) 
     servables = serving(config(base, 3, 4))
     newest = servables.status(spec())[0]
     assert (newest.number, newest.state, bool(newest.error)) == (4, State.END, True)
-    assert servables.find(spec())[0] == 3
+    assert servables.find(spec()).number == 3
     with pytest.raises(ServingError, match=r"Specific\(risk, 4\)"):
         servables.find(spec(version=4))
 
 
 def test_a_loaded_version_is_kept_and_not_read_again(base: Path) -> None:
     servables = serving(config(base, 1))
-    before = servables.find(spec())[1]
+    before = servables.find(spec()).model
     servables.replace([config(base, 1, 2)])
-    assert servables.find(spec(version=1))[1] is before
+    assert servables.find(spec(version=1)).model is before
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -98,3 +100,31 @@ def test_outputs_are_decoded_by_name() -> None:
     response = wire.PredictResponse()
     tensors.write(np.array([0.5], np.float32), response.outputs["p"])
     assert decode_predict(response.SerializeToString())["p"].tolist() == [0.5]
+
+
+def test_every_task_of_several_is_readdressed_and_nothing_else_is_touched() -> None:
+    request = wire.MultiInferenceRequest()
+    for signature in ("a", "b"):
+        task = request.tasks.add(method_name="m" + signature)
+        task.model_spec.name, task.model_spec.signature_name = "other", signature
+    request.input.example_list.examples.add()
+    method = wire.METHODS["MultiInference"]
+
+    def address(spec: Any) -> None:
+        spec.name, spec.version.value = "risk", 7
+
+    changed = wire.parse(method.request, wire.readdressed(method, request.SerializeToString(), address))
+    assert [(t.model_spec.name, t.model_spec.version.value, t.model_spec.signature_name) for t in changed.tasks] == [
+        ("risk", 7, "a"),
+        ("risk", 7, "b"),
+    ]
+    assert [task.method_name for task in changed.tasks] == ["ma", "mb"]
+    assert changed.input == request.input
+
+
+def test_who_answered_several_inferences_is_told_by_the_first() -> None:
+    response = wire.MultiInferenceResponse()
+    response.results.add().model_spec.version.value = 7
+    method = wire.METHODS["MultiInference"]
+    assert wire.version_of(wire.answered_spec(method, response.SerializeToString())) == 7
+    assert wire.version_of(wire.answered_spec(method, b"")) is None
