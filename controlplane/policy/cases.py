@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from controlplane.calls import Call, Decision, Principal
-from controlplane.policy.catalogue import SideEffect
+from controlplane.policy.catalogue import Catalogue, SideEffect
 from controlplane.policy.documents import BundleError, Problem, read_document
-from controlplane.policy.policy import BundlePolicy
 
 
 class _Shape(BaseModel):
@@ -91,33 +89,15 @@ class Case(RequestShape):
     suppose: Supposition | None = None
     expect: Expectation
 
+    def supposed(self, catalogue: Catalogue) -> Catalogue:
+        """``catalogue`` with what the case supposes of its resource."""
+        if self.suppose is None or catalogue.entry(self.call.resource) is None:
+            return catalogue  # nothing to suppose about: the case will say what it got
+        return catalogue.supposing(self.call.resource, **self.suppose.model_dump(exclude_none=True))
+
 
 class CaseFile(_Shape):
     tests: list[Case]
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    name: str
-    source: str
-    faults: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """``uncovered`` are the rules that no case made match."""
-
-    results: list[Result]
-    uncovered: list[str]
-    rules: int
-
-    @property
-    def failed(self) -> list[Result]:
-        return [result for result in self.results if result.faults]
-
-    @property
-    def coverage_ratio(self) -> float:
-        return 1.0 if self.rules == 0 else 1 - len(self.uncovered) / self.rules
 
 
 def read_cases(files: Mapping[str, bytes]) -> list[tuple[str, Case]]:
@@ -141,24 +121,3 @@ def read_cases(files: Mapping[str, bytes]) -> list[tuple[str, Case]]:
     if problems:
         raise BundleError(problems)
     return found
-
-
-def run_cases(policy: BundlePolicy, cases: list[tuple[str, Case]]) -> Report:
-    rules = set() if policy.bundle is None else set(policy.bundle.rules)
-    results: list[Result] = []
-    covered: set[str] = set()
-    for source, case in cases:
-        decision = _supposing(policy, case).decide(case.principal.principal(), case.call.call(), case.now)
-        covered.update(rule.id for rule in decision.rules)
-        results.append(Result(case.name, source, tuple(case.expect.faults(decision))))
-    return Report(results, sorted(rules - covered), len(rules))
-
-
-def _supposing(policy: BundlePolicy, case: Case) -> BundlePolicy:
-    if case.suppose is None or policy.bundle is None:
-        return policy
-    catalogue = policy.bundle.catalogue
-    if catalogue.entry(case.call.resource) is None:
-        return policy  # nothing to suppose about: the case will say what it got
-    changed = catalogue.supposing(case.call.resource, **case.suppose.model_dump(exclude_none=True))
-    return BundlePolicy.serving(replace(policy.bundle, catalogue=changed))

@@ -11,11 +11,12 @@ from pydantic import ValidationError
 
 from controlplane.calls import Decision
 from controlplane.policy.bundle import read_files
-from controlplane.policy.cases import Report, RequestShape, read_cases, run_cases
+from controlplane.policy.cases import RequestShape, read_cases
 from controlplane.policy.documents import BundleError
 from controlplane.policy.explain import Finding, findings, nearest_misses
 from controlplane.policy.lint import lint as lint_bundle
 from controlplane.policy.policy import BundlePolicy
+from controlplane.policy.report import Report, run_cases
 from controlplane.policy.settings import PolicySettings
 
 _folder = click.option(

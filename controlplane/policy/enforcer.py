@@ -3,19 +3,20 @@
 - conditions and patterns are registered functions: casbin never sees ``eval`` or a regular expression from a file;
 - the role closure is computed once and never cleared: stock reload empties the live role graph and then allows wrongly;
 - the effector never stops early, so that every matching rule is seen, not only the last one before casbin was sure;
-- the matcher is Python with the meaning of the model's; stock parses its text anew for every decision and walks a tree
-  for every line (8 µs each: 50 lines cost a call 0.4 ms);
+- the matcher of the usual model is Python with the same meaning; stock parses its text anew for every decision and
+  walks a tree for every line (8 µs each). Another model that may be served keeps casbin's own reading of its text;
 - nothing is logged: stock writes whole requests, arguments included, to a log.
 
-Lines are dealt out to one enforcer for each tenant and action: a decision scans only lines that could match.
+Under the usual model lines are dealt out to one enforcer for each tenant and action: a decision scans only lines that
+could match. Another model's decision scans all.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import casbin  # type: ignore[import-untyped]  # ships no types
 from casbin.effect.default_effectors import AllowAndDenyEffector  # type: ignore[import-untyped]
@@ -23,21 +24,14 @@ from casbin.effect.effector import Effector  # type: ignore[import-untyped]
 from casbin.persist import Adapter  # type: ignore[import-untyped]
 from casbin.rbac import RoleManager  # type: ignore[import-untyped]
 
+from controlplane.calls import Principal
+from controlplane.policy.attributes import subject_attributes
 from controlplane.policy.bundle import Bundle
-from controlplane.policy.catalogue import Resource
+from controlplane.policy.catalogue import Catalogue, Resource
 from controlplane.policy.conditions import UNKNOWN, Condition, ConditionError, Facts
-from controlplane.policy.documents import BundleError, Problem
+from controlplane.policy.engine import GRANTED, Answer
+from controlplane.policy.model import DecisionModel, read_model
 from controlplane.policy.rules import ACTIONS, ANYWHERE, Directory, Line
-
-# The only model we serve: sharding, explanation and the reading of matches rely on exactly this meaning.
-MODEL = {
-    "r": "sub, dom, obj, act, ctx",
-    "p": "id, sub, dom, obj, act, cond, eft",
-    "g": "_, _, _",
-    "e": "some(where (p_eft == allow)) && !some(where (p_eft == deny))",
-    "m": "onResource(r_obj, p_obj) && g(r_sub.id, p_sub, r_dom) && inDomain(r_dom, p_dom) && isAction(r_act, p_act)"
-    " && when(p_id, p_cond, r_sub, r_obj, r_act, r_ctx)",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,32 +65,83 @@ class Request:
 
 
 class Enforcers:
-    """The casbin enforcers of one bundle. Immutable after construction; may be asked from several threads."""
+    """The casbin enforcers of one bundle. Raises BundleError for a model that cannot be served."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
-        parts = _Parts(_Roles(bundle.directory), _functions(bundle))
+        self.model = read_model(bundle.model)
+        self._tenants = bundle.directory.tenants
+        self._parts = _Parts(self.model, _Roles(bundle.directory), _functions(bundle))
         lines = [line for rule in bundle.rules.values() for line in rule.lines()]
-        self._shards = {
-            (domain, action): _Enforcer(
-                _model(bundle.model),
-                _Lines([line for line in lines if line.domain in (domain, ANYWHERE) and line.action in (action, "*")]),
-                parts,
-            )
-            for domain in (*sorted(bundle.directory.tenants), ANYWHERE)
-            for action in ACTIONS
-        }
+        self._all = _Enforcer(lines, self._parts)  # casbin has read every rule before the bundle is served
+        self._lines = _dealt(lines)
+        self._shards: dict[tuple[str, str], _Enforcer] = {}
 
-    def shard(self, request: Request) -> casbin.Enforcer:
+    def shard(self, tenant: str, action: str) -> casbin.Enforcer:
         """The enforcer whose lines can match; that of guards and roles alone for a tenant without files."""
-        found = self._shards.get((request.domain, request.action))
-        return self._shards[ANYWHERE, request.action] if found is None else found
+        if self.model.deviation:
+            return self._all
+        place = (tenant if tenant in self._tenants else ANYWHERE, action)
+        shard = self._shards.get(place)
+        if shard is None:
+            numbered = {**self._lines.get((ANYWHERE, action), {}), **self._lines.get(place, {})}
+            shard = _Enforcer([numbered[number] for number in sorted(numbered)], self._parts)
+            self._shards[place] = shard
+        return shard
 
 
-def enforce(enforcer: casbin.Enforcer, request: Request) -> bool:
-    """Ask casbin. Raises whatever a condition raises; the caller denies."""
-    context = request.context
-    return bool(enforcer.enforce(request.subject, request.domain, request.resource, request.action, context))
+class Casbin:
+    """An ``Engine``, and the authority on what a bundle means. Raises BundleError for a model that cannot be served."""
+
+    name = "casbin"
+
+    def __init__(self, bundle: Bundle, enforcers: Enforcers | None = None) -> None:
+        self._bundle = bundle
+        self._enforcers = Enforcers(bundle) if enforcers is None else enforcers
+        self._resources = {path: bundle.catalogue.resource(path) for path in bundle.catalogue.resources}
+
+    @property
+    def deviation(self) -> str:
+        """How model.conf differs from the usual model; "" when it does not."""
+        return self._enforcers.model.deviation
+
+    def supposing(self, catalogue: Catalogue) -> Self:
+        """The same rules over another catalogue."""
+        return type(self)(replace(self._bundle, catalogue=catalogue), self._enforcers)
+
+    def answer(
+        self, principal: Principal, name: str, action: str, path: str, values: Mapping[str, Any] | None
+    ) -> Answer:
+        subject = Subject(name, subject_attributes(self._bundle, principal, name))
+        resource = self._resources.get(path) or self._bundle.catalogue.resource(path)
+        request = Request(subject, principal.tenant, resource, action, Context(values))
+        try:
+            permitted = self._enforce(request)
+        except ConditionError:
+            return "condition_error", _once(request.context.matched)
+        matched = _once(request.context.matched)
+        if permitted:
+            return GRANTED, matched
+        denies = any(self._bundle.rules[rule].effect == "deny" for rule in matched)
+        return "rule_denied" if denies else "no_matching_rule", matched
+
+    def _enforce(self, request: Request) -> bool:
+        """Ask casbin. Raises whatever a condition raises."""
+        shard, context = self._enforcers.shard(request.domain, request.action), request.context
+        return bool(shard.enforce(request.subject, request.domain, request.resource, request.action, context))
+
+
+def _once(rules: Iterable[str]) -> tuple[str, ...]:
+    """A rule has a line for each subject, pattern and action, and several may match."""
+    return tuple(dict.fromkeys(rules))
+
+
+def _dealt(lines: Iterable[Line]) -> dict[tuple[str, str], dict[int, Line]]:
+    """Lines by domain and action, each with its place among all."""
+    dealt: dict[tuple[str, str], dict[int, Line]] = {}
+    for number, line in enumerate(lines):
+        for action in ACTIONS if line.action == "*" else (line.action,):
+            dealt.setdefault((line.domain, action), {})[number] = line
+    return dealt
 
 
 def _functions(bundle: Bundle) -> dict[str, Callable[..., bool]]:
@@ -117,9 +162,12 @@ def _functions(bundle: Bundle) -> dict[str, Callable[..., bool]]:
     def when(  # noqa: PLR0917  the model calls it by position
         rule: str, text: str, subject: Subject, resource: Resource, action: str, context: Context
     ) -> bool:
+        condition = conditions.get(text)
+        if condition is None:  # no rule at all, as above
+            return False
         facts = Facts(subject.attributes, resource.attributes, action, context.values, resource.argument_types)
         try:
-            holds = conditions[text].evaluate(facts)
+            holds = condition.evaluate(facts)
         except ConditionError:
             context.matched.insert(0, rule)
             raise
@@ -130,24 +178,6 @@ def _functions(bundle: Bundle) -> dict[str, Callable[..., bool]]:
         return bool(holds)
 
     return {"inDomain": in_domain, "isAction": is_action, "onResource": on_resource, "when": when}
-
-
-def _model(text: str) -> casbin.Model:
-    """Raises: BundleError unless the model says exactly what ``MODEL`` says."""
-    model = casbin.Model()
-    try:
-        model.load_model_from_text(text)
-        found = {section: model[section][section].value for section in MODEL}
-    except Exception as error:  # noqa: BLE001  casbin's reader raises what it likes
-        raise BundleError([Problem("model.conf", f"not a casbin model: {error}")]) from None
-    problems = [
-        Problem("model.conf", f"{section} is {found[section]!r}, and we can only serve {meaning!r}")
-        for section, meaning in MODEL.items()
-        if found[section] != meaning
-    ]
-    if problems:
-        raise BundleError(problems)
-    return model
 
 
 class _Lines(Adapter):  # type: ignore[misc]  # casbin ships no types
@@ -184,7 +214,7 @@ class _EveryMatch(AllowAndDenyEffector):  # type: ignore[misc]  # casbin ships n
 
 
 class _Matcher:
-    """``MODEL["m"]`` in Python, where casbin expects the text parsed. Keeps nothing, so threads may share it."""
+    """The matcher of ``model.MODEL`` in Python, where casbin expects the text parsed. Threads may share it."""
 
     def __init__(self, functions: Mapping[str, Callable[..., bool]], roles: _Roles) -> None:
         self._on_resource, self._when = functions["onResource"], functions["when"]
@@ -204,16 +234,33 @@ class _Matcher:
         )
 
 
+class _AsWritten:
+    """casbin's own reading of another model's matcher. A rule counts as matched only if the whole matcher holds."""
+
+    def __init__(self, expression: Any) -> None:
+        self._expression = expression
+
+    def eval(self, names: Mapping[str, Any]) -> bool:
+        matched: list[str] = names["r_ctx"].matched
+        before = len(matched)
+        holds = bool(self._expression.eval(names))
+        if not holds:
+            del matched[before:]
+        return holds
+
+
 @dataclass(frozen=True, slots=True)
 class _Parts:
+    model: DecisionModel
     roles: _Roles
     functions: Mapping[str, Callable[..., bool]]
 
 
 class _Enforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin ships no types
-    def __init__(self, model: casbin.Model, lines: _Lines, parts: _Parts) -> None:
-        self._parts, self._matcher = parts, _Matcher(parts.functions, parts.roles)
-        super().__init__(model, lines)
+    def __init__(self, lines: Iterable[Line], parts: _Parts) -> None:
+        self._parts = parts
+        self._matcher = None if parts.model.deviation else _Matcher(parts.functions, parts.roles)
+        super().__init__(parts.model.casbin(), _Lines(lines))
         self.eft = _EveryMatch()
         for name, function in parts.functions.items():
             self.add_function(name, function)
@@ -224,6 +271,7 @@ class _Enforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin ships no types
         self.rm_map["g"] = self._parts.roles
         self.model["g"]["g"].rm = self._parts.roles
 
-    def _get_expression(self, expr: str, functions: Mapping[str, Callable[..., Any]] | None = None) -> _Matcher:  # noqa: ARG002  casbin's signature
-        """The text is ``MODEL``'s, or the bundle would not have loaded."""
-        return self._matcher
+    def _get_expression(
+        self, expr: str, functions: Mapping[str, Callable[..., Any]] | None = None
+    ) -> _Matcher | _AsWritten:
+        return self._matcher or _AsWritten(super()._get_expression(expr, functions))

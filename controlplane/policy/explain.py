@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from controlplane.calls import Call, Principal
+from controlplane.policy.attributes import context_values, subject_attributes
 from controlplane.policy.bundle import Bundle
 from controlplane.policy.catalogue import Resource
 from controlplane.policy.conditions import ConditionError, Facts
-from controlplane.policy.policy import context_values, subject_attributes
 from controlplane.policy.resources import is_valid_path
 from controlplane.policy.rules import ANYWHERE, Rule
 

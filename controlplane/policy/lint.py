@@ -10,8 +10,8 @@ from pathlib import Path
 from controlplane.policy.bundle import Bundle, build, read_files
 from controlplane.policy.cases import read_cases
 from controlplane.policy.documents import BundleError, Problem
-from controlplane.policy.enforcer import Enforcers
 from controlplane.policy.grammar import Literal
+from controlplane.policy.model import read_model
 from controlplane.policy.rules import ANYONE, ANYWHERE, Rule
 
 
@@ -26,20 +26,26 @@ class Lint:
 def lint(folder: Path) -> Lint:
     errors: list[Problem] = []
     bundle: Bundle | None = None
+    deviation = ""
     try:
         files = read_files(folder)
     except BundleError as error:
         return Lint(error.problems, [])
     try:
         bundle = build(files)
-        Enforcers(bundle)
+        deviation = read_model(bundle.model).deviation
     except BundleError as error:
         errors += error.problems
     try:
         read_cases(files)
     except BundleError as error:
         errors += error.problems
-    return Lint(errors, [] if bundle is None else list(_warnings(bundle)))
+    warnings = [] if bundle is None else list(_warnings(bundle))
+    if deviation:
+        warnings.append(
+            Problem("model.conf", f"casbin decides, rule by rule: the snapshot does not compile {deviation}")
+        )
+    return Lint(errors, warnings)
 
 
 def _warnings(bundle: Bundle) -> Iterator[Problem]:

@@ -11,21 +11,23 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import anyio
 from anyio import to_thread
 
-from controlplane.calls import Call, Decision, Effect, Obligation, Principal, RuleRef
+from controlplane.calls import Call, Decision, Effect, Principal
+from controlplane.policy.attributes import context_values
 from controlplane.policy.bundle import Bundle, build, read_files, revision_of
-from controlplane.policy.catalogue import Catalogue, Resource
-from controlplane.policy.conditions import ConditionError
+from controlplane.policy.cases import read_cases
+from controlplane.policy.catalogue import Catalogue
 from controlplane.policy.documents import BundleError, Problem
-from controlplane.policy.enforcer import Context, Enforcers, Request, Subject, enforce
-from controlplane.policy.obligations import strictest
+from controlplane.policy.enforcer import Casbin
+from controlplane.policy.engine import GRANTED, Answer, Engine, Rulings
 from controlplane.policy.resources import is_valid_path
 from controlplane.policy.rules import ACTIONS
 from controlplane.policy.settings import PolicySettings
+from controlplane.policy.shadow import disagreements
+from controlplane.policy.snapshot import Snapshot
 
 MAX_ACTORS = 8  # a delegation deeper than this is a loop or an attack, and every actor costs a decision
 
@@ -36,6 +38,7 @@ log = logging.getLogger("controlplane.policy")
 class PolicyStatus:
     """``revision`` and ``rules`` of the bundle that is served; ``age`` is the seconds since its files were last seen
     to hold it. ``error`` says why the files on disk are not served, since the wall-clock second ``error_since``.
+    ``engine`` is what decides; ``engine_note`` says why that is not the engine of the settings, "" when it is.
     """
 
     revision: str = ""
@@ -44,30 +47,41 @@ class PolicyStatus:
     rules: int = 0
     error: str = ""
     error_since: float | None = None
+    engine: str = ""
+    engine_note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Served:
     bundle: Bundle
-    enforcers: Enforcers
+    engine: Engine
+    engine_note: str
+    rulings: Rulings
     loaded_at_s: float
-    resources: Mapping[str, Resource]  # those of the catalogue
+    paths: frozenset[str]  # those of the catalogue that are valid
 
     @classmethod
-    def of(cls, bundle: Bundle, now_s: float) -> _Served:
-        catalogue = bundle.catalogue
-        return cls(bundle, Enforcers(bundle), now_s, {path: catalogue.resource(path) for path in catalogue.resources})
+    def of(cls, bundle: Bundle, settings: PolicySettings, now_s: float, files: Mapping[str, bytes]) -> _Served:
+        """``files`` hold the bundle's own tests, for the engines to be compared on; {} compares nothing.
 
-    def resource(self, path: str) -> Resource:
-        return self.resources.get(path) or self.bundle.catalogue.resource(path)
+        Raises: BundleError for a model that cannot be served, or when the engines disagree.
+        """
+        engine, note = _engine(bundle, settings, files)
+        paths = frozenset(filter(is_valid_path, bundle.catalogue.resources))
+        return cls(bundle, engine, note, Rulings(bundle), now_s, paths)
 
 
-@dataclass(slots=True)
-class _Answer:
-    """What one principal of the chain may do; ``reason`` is "" for an allow."""
-
-    reason: str
-    rules: list[str]
+def _engine(bundle: Bundle, settings: PolicySettings, files: Mapping[str, bytes]) -> tuple[Engine, str]:
+    authority = Casbin(bundle)  # reads the model and every rule, whoever decides in the end
+    if settings.engine == authority.name:
+        return authority, ""
+    if authority.deviation:
+        return authority, f"model.conf is not the model that the snapshot compiles: {authority.deviation}"
+    snapshot = Snapshot(bundle)
+    problems = disagreements(bundle, read_cases(files), snapshot, authority) if files else []
+    if problems:
+        raise BundleError(problems)
+    return snapshot, ""
 
 
 class BundlePolicy:
@@ -81,11 +95,11 @@ class BundlePolicy:
         self._error_since: float | None = None
 
     @classmethod
-    def serving(cls, bundle: Bundle) -> BundlePolicy:
-        """A policy for a bundle that stands in no folder, e.g. one with a supposed catalogue."""
-        policy = cls(PolicySettings())
+    def serving(cls, bundle: Bundle, settings: PolicySettings | None = None) -> BundlePolicy:
+        """A policy for a bundle that stands in no folder, e.g. one with a supposed catalogue. Compares no engines."""
+        policy = cls(settings or PolicySettings())
         policy._confirmed_at_s = policy._wall_clock()
-        policy._served = _Served.of(bundle, policy._confirmed_at_s)
+        policy._served = _Served.of(bundle, policy._settings, policy._confirmed_at_s, {})
         return policy
 
     @property
@@ -106,13 +120,21 @@ class BundlePolicy:
         started_ns = time.perf_counter_ns()
         served = self._served
         try:
-            reason, rules = self._answer(served, principal, call, now_s)
-            return _decision(served, reason, rules, started_ns)
+            reason, matched = self._answer(served, principal, call, now_s)
+            if served is None:
+                return _denial(reason, "", started_ns)
+            ruling = served.rulings.of((reason, matched))
+            return Decision(
+                effect=Effect.ALLOW if reason == GRANTED else Effect.DENY,
+                reason=reason,
+                revision=served.bundle.revision,
+                rules=ruling.rules,
+                obligations=ruling.obligations,
+                eval_us=_microseconds_since(started_ns),
+            )
         except Exception as error:  # noqa: BLE001  a defect in here must deny, whatever it is
             log.error("policy defect: %s", type(error).__name__)  # noqa: TRY400  a traceback would show arguments
-            revision = "" if served is None else served.bundle.revision
-            eval_us = _microseconds_since(started_ns)
-            return Decision(effect=Effect.DENY, reason="policy_defect", revision=revision, eval_us=eval_us)
+            return _denial("policy_defect", "" if served is None else served.bundle.revision, started_ns)
 
     def could_permit(self, principal: Principal, action: str, resource: str) -> bool:
         """Whether any arguments could make such a call allowed: for lists of tools and models, not for decisions."""
@@ -120,9 +142,8 @@ class BundlePolicy:
         try:
             if served is None or self._refusal(served, principal, action, resource, self._wall_clock()):
                 return False
-            described = served.resource(resource)
             return all(
-                not self._of_one(served, principal, name, (described, action, None)).reason
+                served.engine.answer(principal, name, action, resource, None)[0] == GRANTED
                 for name in (principal.subject, *principal.chain)
             )
         except Exception as error:  # noqa: BLE001  what cannot be answered is not shown
@@ -163,6 +184,8 @@ class BundlePolicy:
             rules=len(served.bundle.rules),
             error=self._error,
             error_since=self._error_since,
+            engine=served.engine.name,
+            engine_note=served.engine_note,
         )
 
     def _follow(self) -> bool:
@@ -181,7 +204,7 @@ class BundlePolicy:
         if self._served is None or self._served.bundle.revision != revision:
             try:
                 bundle = build(files)
-                served = _Served.of(bundle, now_s)
+                served = _Served.of(bundle, self._settings, now_s, files)
             except BundleError as error:
                 self._refuse(revision, error)
                 return False
@@ -189,7 +212,9 @@ class BundlePolicy:
                 self._refuse(revision, BundleError([Problem(str(self._settings.path), f"cannot be built: {error!r}")]))
                 return False
             self._served = served
-            log.info("policy %s is served: %d rules", revision[:12], len(bundle.rules))
+            log.info("policy %s is served by %s: %d rules", revision[:12], served.engine.name, len(bundle.rules))
+            if served.engine_note:
+                log.warning("policy %s is served by %s: %s", revision[:12], served.engine.name, served.engine_note)
         self._confirmed_at_s = now_s
         self._error, self._error_since, self._refused_revision = "", None, ""
         return True
@@ -210,108 +235,32 @@ class BundlePolicy:
             return "policy_stale"
         if action not in ACTIONS:
             return "invalid_action"
-        if not is_valid_path(resource):
+        if resource not in served.paths and not is_valid_path(resource):
             return "invalid_resource"
         if len(principal.chain) > MAX_ACTORS:
             return "chain_too_long"
         return ""
 
-    def _answer(self, served: _Served | None, principal: Principal, call: Call, now_s: float) -> tuple[str, list[str]]:
+    def _answer(self, served: _Served | None, principal: Principal, call: Call, now_s: float) -> Answer:
         """The reason, and the rules that matched for whomever it came from: the first refused, or all."""
         refusal = self._refusal(served, principal, call.action, call.resource, now_s)
         if refusal or served is None:
-            return refusal, []
-        resource, context = served.resource(call.resource), context_values(call, now_s)
-        matched: list[str] = []
-        for name in (principal.subject, *principal.chain):
-            answer = self._of_one(served, principal, name, (resource, call.action, context))
-            if answer.reason:
-                return answer.reason, answer.rules
-            matched += answer.rules
-        return "granted", list(dict.fromkeys(matched))
-
-    def _of_one(
-        self,
-        served: _Served,
-        principal: Principal,
-        name: str,
-        wish: tuple[Resource, str, Mapping[str, Any] | None],
-    ) -> _Answer:
-        resource, action, values = wish
-        subject = Subject(name, subject_attributes(served.bundle, principal, name))
-        request = Request(subject, principal.tenant, resource, action, Context(values))
-        matched = request.context.matched
-        try:
-            permitted = self._enforce(served.enforcers, request)
-        except ConditionError:
-            return _Answer("condition_error", matched)
-        if permitted:
-            return _Answer("", matched)
-        denies = any(served.bundle.rules[rule].effect == "deny" for rule in matched)
-        return _Answer("rule_denied" if denies else "no_matching_rule", matched)
-
-    def _enforce(self, enforcers: Enforcers, request: Request) -> bool:
-        """casbin's whole share of a decision, in one place so that it can be timed or taken out."""
-        return enforce(enforcers.shard(request), request)
+            return refusal, ()
+        ask, values = served.engine.answer, context_values(call, now_s)
+        answer = ask(principal, principal.subject, call.action, call.resource, values)
+        if not principal.chain or answer[0] != GRANTED:
+            return answer
+        matched = dict.fromkeys(answer[1])
+        for name in principal.chain:
+            answer = ask(principal, name, call.action, call.resource, values)
+            if answer[0] != GRANTED:
+                return answer
+            matched.update(dict.fromkeys(answer[1]))
+        return GRANTED, tuple(matched)
 
 
-def subject_attributes(bundle: Bundle, principal: Principal, name: str) -> dict[str, Any]:
-    """What conditions may know of one principal of the chain.
-
-    The credential's claims describe its subject, not the actors: an actor has what the directory says of it. Where
-    both speak, the directory wins: it is reviewed, a claim is only signed.
-    """
-    is_subject = name == principal.subject
-    kind = principal.kind if is_subject else name.partition(":")[0]
-    attributes: dict[str, Any] = {}
-    if is_subject:
-        attributes = {key: value for key, value in principal.claims.items() if key in bundle.schema.claims}
-    attributes.update(bundle.directory.attributes.get((principal.tenant, name), {}))
-    attributes.update(
-        id=name,
-        kind=kind,
-        tenant=principal.tenant,
-        roles=bundle.directory.roles_of(principal.tenant, name),
-        chain=principal.chain,
-        client_id=principal.client_id,
-        issuer=principal.issuer,
-        scopes=principal.scopes,
-    )
-    return attributes
-
-
-def context_values(call: Call, now_s: float) -> dict[str, Any]:
-    return {
-        "args": call.arguments,
-        "now": now_s,
-        "door": call.door,
-        "operation": call.operation,
-        "version": call.version,
-        "label": call.label,
-        "streams": call.streams,
-    }
-
-
-def _decision(served: _Served | None, reason: str, matched: list[str], started_ns: int) -> Decision:
-    if served is None:
-        return Decision(effect=Effect.DENY, reason=reason, revision="", eval_us=_microseconds_since(started_ns))
-    permits, rules = reason == "granted", served.bundle.rules
-    found = [rules[rule] for rule in matched]
-    if reason != "condition_error":  # there the rule that failed is first already
-        deciding = "allow" if permits else "deny"
-        found.sort(key=lambda rule: rule.effect != deciding)
-    refs: tuple[RuleRef, ...] = tuple(rule.ref for rule in found)
-    obligations: tuple[Obligation, ...] = ()
-    if permits:
-        obligations = strictest(duty for rule in found for duty in rule.obligations)
-    return Decision(
-        effect=Effect.ALLOW if permits else Effect.DENY,
-        reason=reason,
-        revision=served.bundle.revision,
-        rules=refs,
-        obligations=obligations,
-        eval_us=_microseconds_since(started_ns),
-    )
+def _denial(reason: str, revision: str, started_ns: int) -> Decision:
+    return Decision(effect=Effect.DENY, reason=reason, revision=revision, eval_us=_microseconds_since(started_ns))
 
 
 def _microseconds_since(started_ns: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,4 +22,9 @@ class PolicySettings(BaseModel):
         gt=0,
         description="Deny everything when the served bundle was last confirmed against its files longer ago than this "
         "many seconds. Null keeps the last good bundle for as long as it takes.",
+    )
+    engine: Literal["snapshot", "casbin"] = Field(
+        default="snapshot",
+        description="What decides: the compiled snapshot, compared with casbin whenever files are loaded, or casbin "
+        "itself. A model.conf that the snapshot does not compile is decided by casbin.",
     )

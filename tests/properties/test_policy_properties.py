@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from controlplane.calls import Call, Obligation, Principal
 from controlplane.policy import BundlePolicy
+from controlplane.policy.attributes import context_values, subject_attributes
 from controlplane.policy.bundle import Bundle, build, read_files
 from controlplane.policy.conditions import UNKNOWN, Condition, ConditionError, Facts
 from controlplane.policy.enforcer import Context, Request, Subject, _functions
 from controlplane.policy.grammar import GrammarError, parse
 from controlplane.policy.obligations import strictest
-from controlplane.policy.policy import context_values, subject_attributes
 from controlplane.policy.resources import Pattern, is_valid_path, segments_of
 from controlplane.policy.rules import ACTIONS
 from tests.unit.policy.bundles import SHIPPED

@@ -6,7 +6,7 @@ import pytest
 
 from controlplane.policy.bundle import build, read_files, revision_of
 from controlplane.policy.documents import BundleError
-from controlplane.policy.enforcer import Enforcers
+from controlplane.policy.model import read_model
 from tests.unit.policy.bundles import Folder
 
 RULE = {"on": "/tool/refund", "do": "call", "effect": "allow", "when": "'true'"}
@@ -14,7 +14,7 @@ RULE = {"on": "/tool/refund", "do": "call", "effect": "allow", "when": "'true'"}
 
 def problems(folder: Folder) -> list[str]:
     with pytest.raises(BundleError) as refused:
-        Enforcers(build(read_files(folder.path)))
+        read_model(build(read_files(folder.path)).model)
     return [str(problem) for problem in refused.value.problems]
 
 

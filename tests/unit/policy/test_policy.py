@@ -13,6 +13,7 @@ import pytest
 from controlplane.calls import Call, Obligation, Principal
 from controlplane.policy import BundlePolicy
 from controlplane.policy.policy import MAX_ACTORS
+from controlplane.policy.snapshot import Snapshot
 from tests.unit.policy.bundles import Clock, Folder, ask
 
 
@@ -231,7 +232,7 @@ def test_defect_inside_denies(folder: Folder, monkeypatch: pytest.MonkeyPatch) -
     def broken(*_: object) -> bool:
         raise MemoryError
 
-    monkeypatch.setattr(policy, "_enforce", broken)
+    monkeypatch.setattr(Snapshot, "answer", broken)
     decision = ask(policy, "user:operator", "read", "/api/calls")
     assert (decision.permits, decision.reason) == (False, "policy_defect")
     assert not policy.could_permit(Principal(subject="user:operator", tenant="acme"), "read", "/api/calls")
