@@ -20,9 +20,10 @@ from yarl import URL
 
 from inference.backend import BackendReply, BackendRequest, Usage
 from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout, BackendUnavailable
+from inference.openai_http.outgoing import Outgoing, Preparer, Rules, salt_key_in
 from inference.openai_http.settings import VllmSettings
 from inference.openai_http.stream import ReplyStream
-from inference.openai_http.wire import OPERATIONS, OPTIONS_ASKED, Outgoing, fault_of, note_usage, outgoing_of
+from inference.openai_http.wire import OPERATIONS, fault_of, note_usage
 
 FORWARDED = frozenset({"accept", "content-type", "traceparent", "tracestate", "user-agent"})
 FORWARDED_PREFIX = "x-stainless-"  # the official SDK's own; a retry says so in one of them
@@ -57,7 +58,7 @@ class VllmBackend:
     """One server. ``aclose`` it when done; the session is made by the first call, inside the running loop."""
 
     def __init__(self, settings: VllmSettings) -> None:
-        self._settings = settings
+        self._settings, self._preparer = settings, Preparer(_rules(settings))
         base = str(settings.base_url).rstrip("/")
         self._targets = {name: (method, URL(f"{base}/{path}")) for name, (method, path) in OPERATIONS.items()}
         self._health = URL(base).origin().with_path(settings.health_path)
@@ -76,18 +77,13 @@ class VllmBackend:
         first_byte = deadline
         if request.streams:
             first_byte = min(deadline, Limit(now_s + settings.first_byte_timeout_s, "first_byte_timeout"))
-        outgoing = outgoing_of(request.body, request.operation, streams=request.streams, model=settings.served_model)
+        outgoing = self._preparer.prepare(request)
         response = await self._head(request, outgoing, first_byte)
         try:
             usage = Usage()
             is_stream = response.content_type == EVENT_STREAM
             if is_stream and response.status == HTTPStatus.OK:
-                stream = ReplyStream(
-                    usage,
-                    hides_usage=outgoing.hides_usage,
-                    ends_with_done=request.operation in OPTIONS_ASKED,
-                    limit_bytes=settings.max_event_bytes,
-                )
+                stream = ReplyStream(usage, request.operation, outgoing, limit_bytes=settings.max_event_bytes)
                 more = self._events(response, stream, first_byte, deadline)
                 read = _chained(await anext(more, b""), more)  # never started, it would not close `more`
             else:
@@ -204,6 +200,17 @@ class VllmBackend:
                 trust_env=False,
             )
         return self._session
+
+
+def _rules(settings: VllmSettings) -> Rules:
+    return Rules(
+        salt_key=salt_key_in(settings.cache_salt_key_file),
+        speaks_vllm=settings.dialect == "vllm",
+        schedules_by_priority=settings.schedules_by_priority,
+        strict_tools=settings.strict_tools,
+        media_hosts=settings.media_hosts,
+        model=settings.served_model,
+    )
 
 
 async def _read(response: aiohttp.ClientResponse, limit: Limit) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, Field, HttpUrl
 
@@ -16,6 +17,31 @@ class VllmSettings(BaseModel, frozen=True, extra="forbid"):
     served_model: str = Field(
         default="",
         description="The name the server knows the model by; empty when it is the name callers use.",
+    )
+    dialect: Literal["vllm", "openai"] = Field(
+        default="vllm",
+        description="Whose extensions the server knows. With vllm the gateway salts the prefix cache for each tenant, "
+        "asks for running token counts and translates old parameter names; with openai it sends only what is OpenAI's.",
+    )
+    cache_salt_key_file: Path | None = Field(
+        default=None,
+        description="File with the secret that tenants' prefix-cache salts are made with. Name one to let several "
+        "gateways, or one after a restart, find the same prefixes; without it each process makes its own.",
+    )
+    schedules_by_priority: bool = Field(
+        default=False,
+        description="Whether vLLM was started with --scheduling-policy priority and is to be told how urgent calls "
+        "are. A caller's own wish for priority is never passed on.",
+    )
+    strict_tools: bool = Field(
+        default=True,
+        description="Ask for arguments that keep to a tool's schema wherever the caller left it open. Switch it off "
+        "for a server that refuses schemas it cannot enforce. Needs the vllm dialect.",
+    )
+    media_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Hosts from which the server may fetch the images and other media that a request names. Media "
+        "within the request (data: URLs) need none.",
     )
     health_path: str = Field(default="/health", description="Path on the same host that answers 200 when it is up.")
     connect_timeout_s: float = Field(

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import msgspec
 
 from inference.backend import Usage
 from inference.errors import BackendBroke
-from inference.openai_http.wire import CLIENT_ERRORS, SERVER_ERRORS, message_in, read_reply
+from inference.openai_http.outgoing import Outgoing
+from inference.openai_http.wire import CLIENT_ERRORS, SERVER_ERRORS, ReplyFields, UsageFields, message_in, read_reply
 from inference.sse import EventTooLong, WholeEvents, read_event, split_events
 
 DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]\s*$")
-"""At the end of a run of whole events. Inside JSON a line end is always escaped, so no text can look like it."""
+RESPONSE_ENDED = re.compile(rb"(?:^|[\r\n])event: ?response\.(?:completed|incomplete|failed)[\r\n]")
+MESSAGE_ENDED = re.compile(rb"(?:^|[\r\n])event: ?message_stop[\r\n]")
+ENDINGS: Mapping[str, tuple[bytes, re.Pattern[bytes]]] = {
+    "chat": (b"[DONE]", DONE),
+    "completions": (b"[DONE]", DONE),
+    "responses": (b"event: response.", RESPONSE_ENDED),
+    "messages": (b"message_stop", MESSAGE_ENDED),
+}
+"""How each protocol says that a stream is whole, with a part of it that is quickly found. Inside JSON a line end is
+always escaped, so no generated text can look like it."""
+
+ONE_EVENT = re.compile(rb"data: (\{[^\r\n]*\})\n\n")
+"""The one form in which vLLM writes most events."""
+
+_read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class ReplyStream:
@@ -22,11 +38,14 @@ class ReplyStream:
     that talks about them cannot look like these keys.
     """
 
-    __slots__ = ("_done", "_events", "_fault", "_hides_usage", "_usage")
+    __slots__ = ("_done", "_ending", "_events", "_fault", "_hides_running", "_hides_usage", "_running", "_usage")
 
-    def __init__(self, usage: Usage, *, hides_usage: bool, ends_with_done: bool, limit_bytes: int) -> None:
-        self._usage, self._hides_usage = usage, hides_usage
-        self._events, self._done = WholeEvents(limit_bytes), not ends_with_done
+    def __init__(self, usage: Usage, operation: str, outgoing: Outgoing, *, limit_bytes: int) -> None:
+        self._usage = usage
+        self._hides_usage, self._hides_running = outgoing.hides_usage, outgoing.hides_running
+        self._events, self._ending = WholeEvents(limit_bytes), ENDINGS.get(operation)
+        self._done = self._ending is None
+        self._running: dict[int, int] = {}  # tokens so far, by choice
         self._fault: BackendBroke | None = None
 
     def feed(self, chunk: bytes) -> bytes:
@@ -35,8 +54,7 @@ class ReplyStream:
             whole = self._events.feed(chunk)
         except EventTooLong as error:
             raise BackendBroke("event_too_long", str(error)) from error
-        if b"[DONE]" in whole and DONE.search(whole):
-            self._done = True
+        self._look_for_end(whole)
         if b'"usage"' not in whole and b'"error"' not in whole:
             return whole
         return self._sift(whole)
@@ -61,30 +79,56 @@ class ReplyStream:
             raise BackendBroke("truncated", "the stream ended without saying that it was done")
         return rest
 
+    def _look_for_end(self, whole: bytes) -> None:
+        if self._ending is not None:
+            part, pattern = self._ending
+            if part in whole and pattern.search(whole):
+                self._done = True
+
     def _sift(self, whole: bytes) -> bytes:
         kept: list[bytes] = []
-        for raw in split_events(whole):
-            if self._passes(raw):
-                kept.append(raw)
+        for raw in [whole] if ONE_EVENT.fullmatch(whole) else split_events(whole):
+            kept.append(self._passed(raw))
             if self._fault is not None:
                 break
         return b"".join(kept)
 
-    def _passes(self, raw: bytes) -> bool:
-        event = read_event(raw)
+    def _passed(self, raw: bytes) -> bytes:
+        """What the caller gets of one event."""
+        one = ONE_EVENT.fullmatch(raw)
+        event = None if one else read_event(raw)
+        data: bytes | str | None = one[1] if one else (event.data if event else None)
         try:
-            reply = read_reply(event.data) if event is not None else None
+            reply = read_reply(data) if data is not None else None
         except msgspec.DecodeError:
-            return True
+            return raw
         if reply is None:
-            return True
+            return raw
         if reply.error and not _is_callers_fault(reply.error):
             self._fault = BackendBroke("error_event", message_in(reply.error))
-            return False
-        if reply.counted is None:
-            return True
-        reply.counted.note_in(self._usage)
-        return not (self._hides_usage and reply.choices == [])
+            return b""
+        if reply.message is not None and reply.message.usage is not None:
+            reply.message.usage.note_input_in(self._usage)
+        counted = reply.counted
+        if counted is None:
+            return raw
+        self._note(reply, counted)
+        if reply.choices == []:
+            return b"" if self._hides_usage else raw
+        return _without_usage(data) if self._hides_running and reply.choices and data is not None else raw
+
+    def _note(self, reply: ReplyFields, counted: UsageFields) -> None:
+        """A count in a chunk with a choice is that choice's alone; any other is the whole reply's."""
+        counted.note_in(self._usage)
+        if reply.choices and counted.completion_tokens is not None:
+            self._running[reply.choices[0].index] = counted.completion_tokens
+            self._usage.output_tokens = sum(self._running.values())
+
+
+def _without_usage(data: bytes | str) -> bytes:
+    fields = _read_fields(data)
+    fields.pop("usage", None)
+    return b"data: %b\n\n" % msgspec.json.encode(fields)
 
 
 def _is_callers_fault(error: object) -> bool:

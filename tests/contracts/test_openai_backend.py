@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.errors import BackendBroke, BackendError, BackendTimeout, BackendUnavailable
+from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout, BackendUnavailable
 from inference.vllm import VllmBackend
 from tests.contracts.fake_openai import KEY, FakeOpenAI, running_fake
 from tests.contracts.openai_contract import OpenAIBackendContract, Served, chat, events_of, stops, whole
@@ -172,10 +172,29 @@ async def test_callers_credentials_never_leave(fake: FakeOpenAI, backend: VllmBa
     assert not set(seen) & {"cookie", "x-api-key", "x-evil", "user-agent"}
 
 
-async def test_plain_body_arrives_byte_for_byte(fake: FakeOpenAI, backend: VllmBackend) -> None:
-    odd = b' {"messages" : [], "model":"tiny",  "max_tokens": 2, "priority":1e0 }\n'
+async def test_body_arrives_with_the_tenants_salt_in_front_and_else_byte_for_byte(
+    fake: FakeOpenAI, backend: VllmBackend
+) -> None:
+    odd = b' {"messages" : [], "model":"tiny",  "max_tokens": 2, "top_p":1e0 }\n'
+    for tenant in ("acme", "globex"):
+        await whole(backend, replace(chat(), body=odd, tenant=tenant))
+    first, second = (body for _, _, body in fake.seen)
+    assert first.partition(b",")[2] == second.partition(b",")[2] == odd.partition(b"{")[2]
+    assert json.loads(first)["cache_salt"] != json.loads(second)["cache_salt"]
+
+
+async def test_request_that_would_reach_past_its_answer_never_leaves(fake: FakeOpenAI, backend: VllmBackend) -> None:
+    error = await error_of(backend, chat(kv_transfer_params={"remote_host": "inside"}))
+    assert isinstance(error, BackendRejected)
+    assert (error.reason, fake.seen) == ("unsafe_parameter", [])
+
+
+async def test_server_of_another_make_gets_the_body_as_it_is(fake: FakeOpenAI, served: Served) -> None:
+    backend = VllmBackend(served.settings(dialect="openai"))
+    odd = b' {"messages" : [], "model":"tiny",  "max_tokens": 2, "top_p":1e0 }\n'
     await whole(backend, replace(chat(), body=odd))
     assert fake.seen[0][2] == odd
+    await backend.aclose()
 
 
 async def test_large_body_is_sent_without_a_warning(fake: FakeOpenAI, backend: VllmBackend) -> None:

@@ -1,4 +1,4 @@
-"""Bodies, usage and errors of the OpenAI protocol, as pure functions of bytes."""
+"""Usage, errors and streams of the OpenAI and Anthropic protocols, as pure functions of bytes."""
 
 from __future__ import annotations
 
@@ -7,61 +7,10 @@ import json
 import pytest
 
 from inference.backend import Usage
-from inference.errors import BackendBroke, BackendUnavailable
+from inference.errors import BackendBroke, BackendRejected, BackendUnavailable
+from inference.openai_http.outgoing import Outgoing
 from inference.openai_http.stream import ReplyStream
-from inference.openai_http.wire import error_message, fault_of, note_usage, outgoing_of
-
-
-def asked(body: bytes, operation: str = "chat", **more: str) -> tuple[dict, bool]:
-    outgoing = outgoing_of(body, operation, streams=True, **more)
-    return json.loads(outgoing.body), outgoing.hides_usage
-
-
-def test_usage_is_asked_for_and_the_rest_keeps_every_byte() -> None:
-    body = b' {"model" : "m",\t"messages":[ ],"stream":true,"x":1e0}\n'
-    outgoing = outgoing_of(body, "chat", streams=True)
-    assert outgoing.body == body.replace(b"{", b'{"stream_options":{"include_usage":true},', 1)
-    assert outgoing.hides_usage
-
-
-@pytest.mark.parametrize("operation", ["responses", "embeddings"])
-def test_operations_without_stream_options_keep_their_body(operation: str) -> None:
-    body = b'{"model": "m", "stream": true}'
-    assert outgoing_of(body, operation, streams=True).body is body
-
-
-@pytest.mark.parametrize("options", [{"include_usage": True}, {"include_usage": True, "continuous_usage_stats": True}])
-def test_callers_own_wish_for_usage_is_left_alone(options: dict) -> None:
-    body = json.dumps({"model": "m", "stream_options": options}).encode()
-    outgoing = outgoing_of(body, "chat", streams=True)
-    assert (outgoing.body, outgoing.hides_usage) == (body, False)
-
-
-@pytest.mark.parametrize("options", [None, {}, {"include_usage": False}, {"continuous_usage_stats": True}])
-def test_empty_or_declining_options_are_asked_anew(options: dict | None) -> None:
-    fields, hides = asked(json.dumps({"model": "m", "stream_options": options}).encode())
-    assert (fields, hides) == ({"model": "m", "stream_options": {"include_usage": True}}, True)
-
-
-def test_other_stream_options_survive() -> None:
-    fields, _ = asked(b'{"stream_options": {"include_obfuscation": false}}')
-    assert fields["stream_options"] == {"include_obfuscation": False, "include_usage": True}
-
-
-@pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b'{"stream_options": 5}', b""])
-def test_nonsense_is_the_servers_to_refuse(body: bytes) -> None:
-    outgoing = outgoing_of(body, "chat", streams=True)
-    assert (outgoing.body, outgoing.hides_usage) == (body, False)
-
-
-def test_empty_object_stays_json() -> None:
-    assert asked(b"{}") == ({"stream_options": {"include_usage": True}}, True)
-
-
-def test_model_is_renamed_and_nothing_else() -> None:
-    outgoing = outgoing_of(b'{"model": "ours", "input": [1.10, "a"]}', "embeddings", streams=False, model="theirs")
-    assert outgoing.body == b'{"model":"theirs","input":[1.10, "a"]}'
-    assert asked(b'{"model": "ours"}', model="theirs")[0]["model"] == "theirs"
+from inference.openai_http.wire import error_message, fault_of, note_usage
 
 
 @pytest.mark.parametrize(
@@ -73,6 +22,11 @@ def test_model_is_renamed_and_nothing_else() -> None:
             b'{"usage":{"input_tokens":3,"output_tokens":0,"input_tokens_details":{"cached_tokens":1}}}',
             Usage(3, 0, 1),
         ),
+        (
+            b'{"usage":{"input_tokens":3,"output_tokens":4,"cache_creation_input_tokens":1,"cache_read_input_tokens":20}}',
+            Usage(24, 4, 20),
+        ),
+        (b'{"input_tokens":13,"context_management":{"original_input_tokens":13}}', Usage()),
         (b'{"usage":{"prompt_tokens":"many"}}', Usage()),
         (b'{"choices":[]}', Usage()),
         (b"not json", Usage()),
@@ -112,6 +66,12 @@ def test_failures_and_redirects_are_broken(status: int, reason: str) -> None:
     assert fault.reason == reason
 
 
+def test_what_a_server_cannot_do_says_nothing_about_its_health() -> None:
+    fault = fault_of(501, {}, b'{"error":{"message":"The model does not support Embeddings API"}}')
+    assert isinstance(fault, BackendRejected)
+    assert (fault.reason, fault.detail) == ("not_supported", "The model does not support Embeddings API")
+
+
 @pytest.mark.parametrize(("given", "seconds"), [("5", 5.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-1", None)])
 def test_retry_after_is_read_in_seconds(given: str, seconds: float | None) -> None:
     fault = fault_of(503, {"retry-after": given}, b"")
@@ -119,9 +79,11 @@ def test_retry_after_is_read_in_seconds(given: str, seconds: float | None) -> No
     assert fault.retry_after_s == seconds
 
 
-def stream(*, hides_usage: bool = True, ends_with_done: bool = True) -> tuple[ReplyStream, Usage]:
+def stream(operation: str = "chat", *, hides: str = "all") -> tuple[ReplyStream, Usage]:
+    """``hides``: ``all`` usage, the ``running`` counts, or ``nothing``."""
     usage = Usage()
-    return ReplyStream(usage, hides_usage=hides_usage, ends_with_done=ends_with_done, limit_bytes=1000), usage
+    outgoing = Outgoing(b"", hides_usage=hides == "all", hides_running=hides != "nothing")
+    return ReplyStream(usage, operation, outgoing, limit_bytes=1000), usage
 
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"\\"usage\\": \\"error\\" [DONE]"}}]}\n\n'
@@ -143,19 +105,79 @@ def test_usage_is_found_however_it_is_cut(cut: int) -> None:
     assert usage == Usage(1, 2)
 
 
-def test_usage_in_a_chunk_with_choices_is_read_and_passed() -> None:
+def running(tokens: int, index: int = 0) -> bytes:
+    counted = {"prompt_tokens": 1, "total_tokens": 1 + tokens, "completion_tokens": tokens}
+    chunk = {"id": "1", "choices": [{"index": index, "delta": {"content": '"usage":{}'}}], "usage": counted}
+    return b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n"
+
+
+def uncounted(event: bytes) -> bytes:
+    return event.partition(b',"usage":{"prompt')[0] + b"}\n\n"
+
+
+@pytest.mark.parametrize("hides", ["all", "running"])
+def test_running_usage_is_counted_and_taken_out_to_the_byte(hides: str) -> None:
+    passing, usage = stream(hides=hides)
+    assert passing.feed(running(1)) == uncounted(running(1))
+    assert passing.feed(running(2) + running(3)) == uncounted(running(2)) + uncounted(running(3))
+    assert usage == Usage(1, 3), "what is known when the caller leaves now"
+
+
+def test_final_usage_is_the_callers_who_asked_for_it_alone() -> None:
+    passing, usage = stream(hides="running")
+    assert passing.feed(running(1) + USAGE + DONE) == uncounted(running(1)) + USAGE + DONE
+    assert usage == Usage(1, 2)
+
+
+def test_usage_of_every_chunk_is_the_callers_who_asked_for_it() -> None:
+    passing, usage = stream(hides="nothing")
+    assert passing.feed(running(1) + USAGE + DONE) == running(1) + USAGE + DONE
+    assert usage == Usage(1, 2)
+
+
+def test_tokens_of_several_choices_add_up_before_the_end() -> None:
     passing, usage = stream()
-    chunk = b'data: {"choices":[{"index":0}],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n'
-    assert passing.feed(chunk) == chunk
-    assert usage == Usage(1, 1)
+    for event in (running(1), running(1, 1), running(7), running(3, 1)):
+        passing.feed(event)
+    assert usage == Usage(1, 10)
+
+
+@pytest.mark.parametrize("end", ["\r\n\r\n", "\r\r", "\n\n"])
+def test_running_usage_is_found_however_lines_end(end: str) -> None:
+    passing, usage = stream()
+    odd = b": hello" + end[: len(end) // 2].encode() + running(2).removesuffix(b"\n\n") + end.encode()
+    assert b"prompt_tokens" not in passing.feed(odd)
+    assert usage == Usage(1, 2)
 
 
 def test_last_event_of_a_streamed_response_carries_usage() -> None:
-    passing, usage = stream(ends_with_done=False)
+    passing, usage = stream("responses")
     last = b'event: response.completed\ndata: {"response":{"usage":{"input_tokens":5,"output_tokens":6}}}\n\n'
     assert passing.feed(last) == last
     assert passing.end() == b""
     assert usage == Usage(5, 6)
+
+
+START = b'event: message_start\ndata: {"message":{"usage":{"input_tokens":5,"output_tokens":0}}}\n\n'
+DELTA = b'event: message_delta\ndata: {"usage":{"input_tokens":1,"output_tokens":6,"cache_read_input_tokens":4}}\n\n'
+STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+
+
+def test_messages_know_their_input_at_the_start_and_their_output_at_the_end() -> None:
+    passing, usage = stream("messages")
+    assert passing.feed(START) == START
+    assert usage == Usage(5, None), "of what came until now nothing is known; it is not zero"
+    assert passing.feed(DELTA + STOP) == DELTA + STOP
+    assert usage == Usage(5, 6, 4)
+    assert passing.end() == b""
+
+
+@pytest.mark.parametrize(("operation", "begun"), [("messages", START + DELTA), ("responses", b"event: response.x\n\n")])
+def test_stream_without_its_last_event_is_truncated(operation: str, begun: bytes) -> None:
+    passing, _ = stream(operation)
+    passing.feed(begun)
+    with pytest.raises(BackendBroke, match="without saying"):
+        passing.end()
 
 
 @pytest.mark.parametrize("rest", [b"", b"data: {", b'data: {"a":"data: [DONE]"'])
@@ -167,7 +189,7 @@ def test_stream_without_done_is_truncated(rest: bytes) -> None:
 
 
 def test_half_an_event_after_done_or_without_need_of_done_is_truncated() -> None:
-    passing, _ = stream(ends_with_done=False)
+    passing, _ = stream("embeddings")
     passing.feed(TOKEN + b"data: {")
     with pytest.raises(BackendBroke):
         passing.end()
