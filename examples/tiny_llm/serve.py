@@ -1,8 +1,9 @@
 """Serve the tiny model with vLLM on the CPU, show how the start goes, print the URL, stop with the process.
 
-    .venv-vllm/bin/python examples/tiny_llm/serve.py [--model var/tiny-llm] [--port 8000] [--api-key-file FILE]
+    .venv-vllm/bin/python examples/tiny_llm/serve.py [--model var/tiny-llm] [--port 8000] [--api-key-file FILE] [-- FLAGS]
 
 Makes the model first when it is not there. The last line printed is ``ready URL``. Half a minute on a quiet machine.
+What follows ``--`` goes to vLLM as it is; ``-- --runner=pooling --convert=embed`` serves embeddings, scores and ranks.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=Path("var/tiny-llm"))
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--api-key-file", type=Path)
+    parser.add_argument("flags", nargs="*", help="more flags for vLLM, after --")
     parser.add_argument("--log", type=Path, help="where vLLM's own words go (default: beside the model)")
     return parser.parse_args()
 
@@ -73,7 +75,7 @@ def start(options: argparse.Namespace) -> subprocess.Popen[bytes]:
         environment["VLLM_API_KEY"] = options.api_key_file.read_text("utf-8").strip()  # not in the process list
     # `vllm serve` asks for the metadata of a package named vllm, which the CPU package is not
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", f"--model={options.model}"]
-    command += ["--host=127.0.0.1", f"--port={options.port}", *FLAGS]
+    command += ["--host=127.0.0.1", f"--port={options.port}", *FLAGS, *options.flags]
     log = options.log or options.model.with_suffix(".log")
     print(f"starting vLLM on the CPU (log: {log})", flush=True)
     with log.open("wb") as out:
