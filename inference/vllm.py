@@ -83,7 +83,13 @@ class VllmBackend:
             usage = Usage()
             is_stream = response.content_type == EVENT_STREAM
             if is_stream and response.status == HTTPStatus.OK:
-                stream = ReplyStream(usage, request.operation, outgoing, limit_bytes=settings.max_event_bytes)
+                stream = ReplyStream(
+                    usage,
+                    request.operation,
+                    outgoing,
+                    limit_bytes=settings.max_event_bytes,
+                    says_done=settings.dialect == "vllm",
+                )
                 more = self._events(response, stream, first_byte, deadline)
                 read = _chained(await anext(more, b""), more)  # never started, it would not close `more`
             else:

@@ -14,16 +14,19 @@ from inference.openai_http.wire import CLIENT_ERRORS, SERVER_ERRORS, ReplyFields
 from inference.sse import EventTooLong, WholeEvents, read_event, split_events
 
 DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]\s*$")
-RESPONSE_ENDED = re.compile(rb"(?:^|[\r\n])event: ?response\.(?:completed|incomplete|failed)[\r\n]")
-MESSAGE_ENDED = re.compile(rb"(?:^|[\r\n])event: ?message_stop[\r\n]")
+RESPONSE_ENDED = re.compile(rb'"type": ?"response\.(?:completed|incomplete|failed)"')
+MESSAGE_ENDED = re.compile(rb'"type": ?"message_stop"')
+FINISHED = re.compile(rb'"finish_reason": ?"')
 ENDINGS: Mapping[str, tuple[bytes, re.Pattern[bytes]]] = {
     "chat": (b"[DONE]", DONE),
     "completions": (b"[DONE]", DONE),
-    "responses": (b"event: response.", RESPONSE_ENDED),
-    "messages": (b"message_stop", MESSAGE_ENDED),
+    "responses": (b'"response.', RESPONSE_ENDED),
+    "messages": (b'"message_stop"', MESSAGE_ENDED),
 }
-"""How each protocol says that a stream is whole, with a part of it that is quickly found. Inside JSON a line end is
-always escaped, so no generated text can look like it."""
+"""How each protocol says that a stream is whole, with a part of it that is quickly found. Inside JSON a line end and a
+quote are always escaped, so no generated text can look like it."""
+
+LAST_WORD = b"data: [DONE]\n\n"
 
 ONE_EVENT = re.compile(rb"data: (\{[^\r\n]*\})\n\n")
 """The one form in which vLLM writes most events."""
@@ -38,14 +41,28 @@ class ReplyStream:
     that talks about them cannot look like these keys.
     """
 
-    __slots__ = ("_done", "_ending", "_events", "_fault", "_hides_running", "_hides_usage", "_running", "_usage")
+    __slots__ = (
+        "_done",
+        "_ending",
+        "_events",
+        "_fault",
+        "_hides_running",
+        "_hides_usage",
+        "_last",
+        "_running",
+        "_says_done",
+        "_usage",
+    )
 
-    def __init__(self, usage: Usage, operation: str, outgoing: Outgoing, *, limit_bytes: int) -> None:
-        self._usage = usage
+    def __init__(
+        self, usage: Usage, operation: str, outgoing: Outgoing, *, limit_bytes: int, says_done: bool = True
+    ) -> None:
+        self._usage, self._says_done = usage, says_done
         self._hides_usage, self._hides_running = outgoing.hides_usage, outgoing.hides_running
         self._events, self._ending = WholeEvents(limit_bytes), ENDINGS.get(operation)
         self._done = self._ending is None
         self._running: dict[int, int] = {}  # tokens so far, by choice
+        self._last = b""  # the newest events, when they are not sure to be the end
         self._fault: BackendBroke | None = None
 
     def feed(self, chunk: bytes) -> bytes:
@@ -67,6 +84,9 @@ class ReplyStream:
     def end(self) -> bytes:
         """The rest, when the server has ended the stream. SDKs take a stream without ``[DONE]`` for a whole one.
 
+        Not every server says it (``says_done``): there a reason to finish in the last event is enough, and the word is
+        said for it.
+
         Raises:
             BackendBroke: the stream ended before its time.
         """
@@ -75,6 +95,8 @@ class ReplyStream:
             self._done = True
         elif rest.strip():
             self._done = False
+        if not self._done and not self._says_done and not rest and FINISHED.search(self._last):
+            return LAST_WORD
         if not self._done:
             raise BackendBroke("truncated", "the stream ended without saying that it was done")
         return rest
@@ -84,6 +106,8 @@ class ReplyStream:
             part, pattern = self._ending
             if part in whole and pattern.search(whole):
                 self._done = True
+            elif whole:
+                self._last = whole
 
     def _sift(self, whole: bytes) -> bytes:
         kept: list[bytes] = []

@@ -52,11 +52,13 @@ async def answer(fake: FakeOpenAI, request: web.Request, fields: dict) -> web.St
         message = {"message": {"role": "assistant", "content": "x" * tokens}, "text": "x" * tokens}
         return web.json_response({"model": "tiny", "choices": [message], "usage": usage(tokens)})
     response = await event_stream(request)
+    options = fields.get("stream_options") or {}
     for number in range(min(tokens, 5)):
-        await event(response, {"choices": [{"index": 0, "delta": {"content": f"{number}"}}]})
+        chunk = {"choices": [{"index": 0, "delta": {"content": f"{number}"}}]}
+        await event(response, chunk | ({"usage": usage(number + 1)} if options.get("continuous_usage_stats") else {}))
     if tokens > ENDLESS:
         await asyncio.Event().wait()
-    if (fields.get("stream_options") or {}).get("include_usage"):
+    if options.get("include_usage"):
         await event(response, {"choices": [], "usage": usage(tokens)})
     await response.write(b"data: [DONE]\n\n")
     return response

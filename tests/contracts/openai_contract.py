@@ -1,6 +1,7 @@
-"""What holds for every OpenAI-compatible server behind ``VllmBackend``: one body, for the fake and for the real one.
+"""What holds for every OpenAI-compatible server behind ``VllmBackend``: one body, for the fake and for the real ones.
 
-A test class inherits it and provides the fixture ``served``.
+A test class inherits it and provides the fixture ``served``. What a server has no notion of it names in ``lacks``; the
+test that needs it is skipped and says so.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,17 @@ class Served:
     origin: str
     key_file: Path
     running_requests: Callable[[], Awaitable[int]]
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    lacks: frozenset[str] = frozenset()
+
+    def needs(self, *notions: str) -> None:
+        if missing := self.lacks.intersection(notions):
+            pytest.skip(f"the server has no {', '.join(sorted(missing))}")
 
     def settings(self, **changes: object) -> VllmSettings:
-        return VllmSettings(**{"base_url": f"{self.origin}/v1", "api_key_file": self.key_file, **changes})
+        return VllmSettings(
+            **{"base_url": f"{self.origin}/v1", "api_key_file": self.key_file, **self.defaults, **changes}
+        )
 
 
 def chat(*, stream: bool = False, max_tokens: int = 4, model: str = "tiny", **more: object) -> BackendRequest:
@@ -60,17 +69,19 @@ class OpenAIBackendContract:
         yield backend
         await backend.aclose()
 
-    async def test_plain_chat_is_answered_and_counted(self, backend: VllmBackend) -> None:
+    async def test_plain_chat_is_answered_and_counted(self, backend: VllmBackend, served: Served) -> None:
         reply, body = await whole(backend, chat())
-        assert (reply.status, reply.served_by, reply.rung) == (200, "tiny", "primary")
+        assert (reply.status, reply.served_by, reply.rung) == (200, served.settings().served_model or "tiny", "primary")
         assert json.loads(body)["choices"][0]["message"]["role"] == "assistant"
         assert reply.usage.output_tokens == 4
         assert reply.usage.input_tokens > 0
-        assert reply.usage.cached_tokens is not None
+        assert reply.usage.cached_tokens is not None or "cached tokens" in served.lacks
         assert ("content-length", str(len(body))) in reply.headers
 
     @pytest.mark.parametrize("operation", ["chat", "completions"])
-    async def test_streamed_reply_is_counted_though_nobody_asked(self, backend: VllmBackend, operation: str) -> None:
+    async def test_streamed_reply_is_counted_though_nobody_asked(
+        self, backend: VllmBackend, served: Served, operation: str
+    ) -> None:
         request = chat(stream=True)
         if operation == "completions":
             prompt = {"model": "tiny", "prompt": "import", "max_tokens": 4, "ignore_eos": True, "stream": True}
@@ -80,13 +91,33 @@ class OpenAIBackendContract:
         assert done == "[DONE]"
         assert tokens
         assert all(json.loads(token)["choices"] for token in tokens), "the usage chunk is not the caller's"
+        assert not any("usage" in json.loads(token) for token in tokens) or "usage on demand" in served.lacks
         assert reply.usage.output_tokens == 4
         assert reply.usage.input_tokens > 0
 
-    async def test_usage_chunk_reaches_the_caller_who_asked(self, backend: VllmBackend) -> None:
+    async def test_tokens_of_a_stream_that_is_left_are_known_so_far(self, backend: VllmBackend, served: Served) -> None:
+        served.needs("running usage")
+        async with backend.send(chat(stream=True, max_tokens=900)) as reply, aclosing(reply.chunks) as chunks:
+            said = b""
+            while said.count(b'"content":') < 3:
+                said += await anext(chunks)
+            assert b'"usage"' not in said
+        assert 2 <= reply.usage.output_tokens < 900
+        assert reply.usage.input_tokens > 0
+
+    async def test_running_usage_reaches_the_caller_who_asked(self, backend: VllmBackend, served: Served) -> None:
+        served.needs("running usage")
+        options = {"include_usage": True, "continuous_usage_stats": True}
+        _, body = await whole(backend, chat(stream=True, stream_options=options))
+        *tokens, _ = events_of(body)
+        assert all("usage" in json.loads(token) for token in tokens)
+
+    async def test_usage_chunk_reaches_the_caller_who_asked(self, backend: VllmBackend, served: Served) -> None:
+        served.needs("usage on demand")
         reply, body = await whole(backend, chat(stream=True, stream_options={"include_usage": True}))
-        *_, last, done = events_of(body)
+        *tokens, last, done = events_of(body)
         assert done == "[DONE]"
+        assert not any("usage" in json.loads(token) for token in tokens), "he asked for one at the end"
         assert json.loads(last)["choices"] == []
         assert json.loads(last)["usage"]["completion_tokens"] == reply.usage.output_tokens == 4
 
@@ -99,17 +130,22 @@ class OpenAIBackendContract:
         assert not {name for name, _ in reply.headers} & {"set-cookie", "transfer-encoding", "connection", "server"}
 
     @pytest.mark.parametrize("stream", [False, True])
-    async def test_unknown_model_is_the_callers_to_read(self, backend: VllmBackend, stream: bool) -> None:
+    async def test_unknown_model_is_the_callers_to_read(
+        self, backend: VllmBackend, served: Served, stream: bool
+    ) -> None:
+        served.needs("choice of models")
         reply, body = await whole(backend, chat(model="nope", stream=stream))
         assert reply.status == 404
         assert "nope" in json.loads(body)["error"]["message"]
 
-    async def test_bad_request_is_the_callers_to_read(self, backend: VllmBackend) -> None:
+    async def test_bad_request_is_the_callers_to_read(self, backend: VllmBackend, served: Served) -> None:
+        served.needs("limits")
         reply, body = await whole(backend, chat(max_tokens=5000))
         assert reply.status == 400
         assert "max_tokens" in json.loads(body)["error"]["message"]
 
     async def test_refused_key_is_not_the_callers_fault(self, served: Served, tmp_path: Path) -> None:
+        served.needs("keys")
         wrong = tmp_path / "wrong"
         wrong.write_text("not-the-key")
         backend = VllmBackend(served.settings(api_key_file=wrong))
@@ -135,6 +171,8 @@ class OpenAIBackendContract:
     async def test_cancelling_the_caller_stops_the_work(
         self, backend: VllmBackend, served: Served, stream: bool
     ) -> None:
+        if not stream:
+            served.needs("end of plain work")
         call = asyncio.ensure_future(whole(backend, chat(stream=stream, max_tokens=900)))
         await until(served, 1)
         call.cancel()
@@ -143,6 +181,7 @@ class OpenAIBackendContract:
         await stops(served)
 
     async def test_deadline_passes_and_stops_the_work(self, backend: VllmBackend, served: Served) -> None:
+        served.needs("end of plain work")
         with pytest.raises(BackendTimeout) as caught:
             await whole(backend, replace(chat(max_tokens=900), timeout_s=0.3))
         assert caught.value.reason == "deadline"

@@ -110,6 +110,7 @@ def test_names_under_which_the_server_works_are_not_the_callers(name: str) -> No
         "prompt_embeds",
         "logits_processors",
         "chat_template",
+        "generation_config",
         "previous_input_messages",
         "mcp_servers",
         "functions",

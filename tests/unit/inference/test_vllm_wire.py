@@ -79,11 +79,11 @@ def test_retry_after_is_read_in_seconds(given: str, seconds: float | None) -> No
     assert fault.retry_after_s == seconds
 
 
-def stream(operation: str = "chat", *, hides: str = "all") -> tuple[ReplyStream, Usage]:
+def stream(operation: str = "chat", *, hides: str = "all", says_done: bool = True) -> tuple[ReplyStream, Usage]:
     """``hides``: ``all`` usage, the ``running`` counts, or ``nothing``."""
     usage = Usage()
     outgoing = Outgoing(b"", hides_usage=hides == "all", hides_running=hides != "nothing")
-    return ReplyStream(usage, operation, outgoing, limit_bytes=1000), usage
+    return ReplyStream(usage, operation, outgoing, limit_bytes=1000, says_done=says_done), usage
 
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"\\"usage\\": \\"error\\" [DONE]"}}]}\n\n'
@@ -152,7 +152,10 @@ def test_running_usage_is_found_however_lines_end(end: str) -> None:
 
 def test_last_event_of_a_streamed_response_carries_usage() -> None:
     passing, usage = stream("responses")
-    last = b'event: response.completed\ndata: {"response":{"usage":{"input_tokens":5,"output_tokens":6}}}\n\n'
+    last = (
+        b"event: response.completed\n"
+        b'data: {"response":{"usage":{"input_tokens":5,"output_tokens":6}},"type":"response.completed"}\n\n'
+    )
     assert passing.feed(last) == last
     assert passing.end() == b""
     assert usage == Usage(5, 6)
@@ -185,6 +188,22 @@ def test_stream_without_done_is_truncated(rest: bytes) -> None:
     passing, _ = stream()
     passing.feed(TOKEN + rest)
     with pytest.raises(BackendBroke, match="without saying"):
+        passing.end()
+
+
+FINISH = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+
+
+def test_a_server_that_never_says_done_is_believed_when_it_gave_a_reason_to_finish() -> None:
+    passing, _ = stream(says_done=False)
+    assert passing.feed(TOKEN) + passing.feed(FINISH) + passing.end() == TOKEN + FINISH + DONE
+
+
+@pytest.mark.parametrize("begun", [TOKEN, TOKEN + TOKEN, FINISH + b"data: {"])
+def test_a_server_that_never_says_done_is_not_believed_without_a_reason(begun: bytes) -> None:
+    passing, _ = stream(says_done=False)
+    passing.feed(begun)
+    with pytest.raises(BackendBroke):
         passing.end()
 
 
