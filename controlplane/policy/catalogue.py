@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from controlplane.policy.conditions import ArgumentTypes
 from controlplane.policy.resources import segments_of
+from inference.catalogue import ModelCard
 
 CACHE = "cache"  # a rung of the fallback ladder that is no model: the answer given before
 
@@ -77,6 +78,7 @@ class ModelEntry(_Entry):
         description="What answers in its place, the first to try first: `cache` or a model's name.",
     )
     price: Price = Price()
+    card: ModelCard = Field(default_factory=ModelCard, description="What is known of it, stated and measured.")
 
     @property
     def resource(self) -> str:
@@ -137,7 +139,7 @@ class Catalogue:
         attributes.update(path=path, kind=segments[0], name="/".join(segments[1:]))
         types = self.arguments.get(segments[0], {})
         if isinstance(entry, ModelEntry):
-            attributes["task"] = entry.task
+            attributes |= entry.card.attributes | {"task": entry.task}
         elif entry is not None and entry.resource == path:
             types = {**types, **argument_types(entry.arguments)}
         return Resource(path, segments, attributes, types)
