@@ -28,6 +28,7 @@ class FakeBackend:
     head_s: float = 0.0
     chunk_s: float = 0.0
     served_by: str = "risk/2"
+    rung: str = "primary"
     requests: list[BackendRequest] = field(default_factory=list)
     open_calls: int = 0
 
@@ -40,7 +41,7 @@ class FakeBackend:
         self.open_calls += 1
         try:
             async with aclosing(self.body()) as body:
-                yield BackendReply(self.status, (("content-type", "x/y"),), body, served_by=self.served_by)
+                yield BackendReply(self.status, (("content-type", "x/y"),), body, self.served_by, self.rung)
         finally:
             self.open_calls -= 1
 
