@@ -84,6 +84,7 @@ class Metrics:
         self._declare_calls()
         self._declare_policy()
         self._declare_resilience()
+        self._declare_overload()
         self._declare_ledger()
         self._declare_loop()
         self._build_info.child(component, version).set(1)
@@ -179,6 +180,28 @@ class Metrics:
         )
         self._fallbacks = self._counter(
             "fallback_answers_total", "Answers that did not come from the first choice.", "model", "rung"
+        )
+
+    def _declare_overload(self) -> None:
+        self._overload_limit = self._gauge(
+            "overload_limit_calls", "Calls at once that a model server is given; less while it is throttled.", "gate"
+        )
+        self._overload_running = self._gauge("overload_running_calls", "Calls under way at a model server.", "gate")
+        self._overload_waiting = self._gauge("overload_waiting_calls", "Calls in line for a model server.", "gate")
+        self._overload_wait = self._histogram(
+            "overload_wait_seconds",
+            "Time in line of calls that had to wait and were let in.",
+            "gate",
+            buckets=CALL_BUCKETS_S,
+        )
+        self._overload_shed = self._counter(
+            "overload_shed_total", "Calls sent away because too many came.", "gate", "cause"
+        )
+        self._adaptation_level = self._gauge(
+            "adaptation_level", "How many steps an adaptation rule has gone; 0 is normal.", "rule", "subject"
+        )
+        self._adaptation_transitions = self._counter(
+            "adaptation_transitions_total", "Steps of adaptation rules, up and down.", "rule", "direction"
         )
 
     def _declare_ledger(self) -> None:
@@ -324,6 +347,28 @@ class Metrics:
         """The state a breaker is in (``closed``, ``open``, …); before anything is told it counts as closed."""
         if (self._breaker_state.enter(upstream, state) or CLOSED) != state:
             self._breaker_transitions.child(upstream, state).inc()
+
+    # --- what happens when too much comes, and what adapts to it
+
+    @fails_open
+    def observe_gate(self, *, gate: str, limit: int, running: int, waiting: int) -> None:
+        self._overload_limit.child(gate).set(limit)
+        self._overload_running.child(gate).set(running)
+        self._overload_waiting.child(gate).set(waiting)
+
+    @fails_open
+    def observe_waited(self, *, gate: str, duration_s: float) -> None:
+        self._overload_wait.child(gate).observe(duration_s)
+
+    @fails_open
+    def observe_shed(self, *, gate: str, cause: str) -> None:
+        self._overload_shed.child(gate, cause).inc()
+
+    @fails_open
+    def observe_adaptation(self, *, rule: str, subject: str, level: int, direction: str) -> None:
+        """A rule took a step ``up`` or ``down`` and is at ``level`` for ``subject`` now."""
+        self._adaptation_level.child(rule, subject).set(level)
+        self._adaptation_transitions.child(rule, direction).inc()
 
     # --- what happens to the ledger
 

@@ -24,6 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {  # room -> the rooms it may import; itself a
     "controlplane.resilience": {"controlplane.calls", "inference"},
     "controlplane.response_cache": {"controlplane.calls", "controlplane.strict_json", "inference"},
     "controlplane.shared_state": set(),
+    "controlplane.admission": {"controlplane.calls", "inference"},
+    "controlplane.adaptation": {"controlplane.calls", "controlplane.policy", "inference"},
     "controlplane.tools": {"controlplane.calls", "controlplane.strict_json", "inference"},
     "controlplane.drift": {"controlplane.calls"},
     "controlplane.retraining": {"controlplane.calls", "audit", "controlplane.drift", "inference"},
