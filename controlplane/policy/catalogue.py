@@ -65,6 +65,25 @@ class Price(BaseModel):
     input_per_million_usd: float = Field(default=0.0, ge=0, description="US dollars for a million input tokens.")
     output_per_million_usd: float = Field(default=0.0, ge=0, description="US dollars for a million output tokens.")
     per_call_usd: float = Field(default=0.0, ge=0, description="US dollars for a call, whatever its size.")
+    cached_input_per_million_usd: float | None = Field(
+        default=None,
+        ge=0,
+        description="US dollars for a million input tokens that the server had cached; none: as input.",
+    )
+    per_second_usd: float = Field(
+        default=0.0, ge=0, description="US dollars for a second from sending a call to its answer, as for a rented GPU."
+    )
+
+
+class Energy(BaseModel):
+    """An estimate of what a call takes, in joules: by token, or by second where there are no tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    joules_per_input_token: float = Field(default=0.0, ge=0)
+    joules_per_output_token: float = Field(default=0.0, ge=0)
+    watts: float = Field(default=0.0, ge=0, description="Power while a call is answered; its share, where it shares.")
+    source: str = Field(min_length=10, description="Where the factors come from: a measurement or a publication.")
 
 
 class ModelEntry(_Entry):
@@ -78,6 +97,9 @@ class ModelEntry(_Entry):
         description="What answers in its place, the first to try first: `cache` or a model's name.",
     )
     price: Price = Price()
+    energy: Energy | None = Field(
+        default=None, description="Factors of the energy estimate; none: nothing is estimated."
+    )
     card: ModelCard = Field(default_factory=ModelCard, description="What is known of it, stated and measured.")
 
     @property
