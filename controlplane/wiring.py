@@ -23,7 +23,9 @@ from controlplane.gateway import edge, health
 from controlplane.gateway.discharges import discharges
 from controlplane.gateway.dispatch import ByKind, ByName
 from controlplane.gateway.doors import openai
+from controlplane.gateway.doors.functions import FunctionsDoor
 from controlplane.gateway.doors.mcp import McpDispatch, McpDoor, McpDoorSettings
+from controlplane.gateway.doors.model_tools_mcp import ModelToolsMcp
 from controlplane.gateway.doors.tfserving_grpc import TfServingGrpc
 from controlplane.gateway.doors.tfserving_rest import SharedModelPath, TfServingRest
 from controlplane.gateway.doors.tools import ToolsDoor
@@ -32,6 +34,7 @@ from controlplane.gateway.gateway import Dispatch, Gateway
 from controlplane.gateway.hygiene import Hygiene
 from controlplane.gateway.meter import Meter
 from controlplane.gateway.metered_ledger import MeteredLedger
+from controlplane.gateway.model_tools import ModelTools
 from controlplane.gateway.models import ModelDispatch
 from controlplane.gateway.obligations import Obligations
 from controlplane.gateway.observers import Observers
@@ -198,7 +201,9 @@ class ControlPlane:
         tfserving = TfServingRest(self.fleet)
         shared = SharedModelPath(tfserving, openai.ModelDoor(), lambda name: self.fleet.deployment_of(name) is not None)
         mcp = McpDoor(self.mcp_settings, visible)
-        return [*openai.doors(visible), mcp, ToolsDoor(), tfserving, shared]
+        tools = ModelTools(lambda: self.policy.catalogue, self.fleet.names, self.fleet, visible)
+        as_tools = [FunctionsDoor(tools), ModelToolsMcp(tools, mcp)]
+        return [*openai.doors(visible), *as_tools, mcp, ToolsDoor(), tfserving, shared]
 
     def _application(self) -> ASGIApp:
         identity = self.identity_settings

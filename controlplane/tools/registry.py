@@ -20,6 +20,10 @@ MIB = 1024 * 1024
 HEADER_TOKEN = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 
 
+OURS = frozenset({"models"})
+"""Names of MCP servers that the gateway is itself."""
+
+
 class RegistryError(Exception):
     """The registry file cannot be used; ``problems`` lists everything that is wrong with it."""
 
@@ -100,6 +104,7 @@ class Registry(BaseModel, frozen=True, extra="forbid"):
         return [
             *_twice("http_tools", [tool.name for tool in self.http_tools]),
             *_twice("mcp_servers and stdio_servers", mcp_names),
+            *(f"mcp_servers and stdio_servers: {name!r} is ours" for name in mcp_names if name in OURS),
             *(problem for entry in with_secrets for problem in _secret_problem(entry)),
         ]
 

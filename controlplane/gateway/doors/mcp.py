@@ -50,6 +50,7 @@ from controlplane.tools.mcp_upstream import may_be_forwarded
 from inference.backend import Backend, BackendReply, BackendRequest
 from inference.errors import BackendBroke
 
+MODERN_REVISION = "2026-07-28"
 META_KEY = "io.agent-controlplane/decision"
 SESSION_HEADER = "mcp-session-id"
 LISTEN, STREAM, END = "subscriptions/listen", "GET", "DELETE"
@@ -86,7 +87,7 @@ class McpDoor:
 
     async def read_call(self, request: Request) -> Call:
         try:
-            self._refuse_foreign_page(request)
+            self.refuse_foreign_page(request)
             body = await request.body()
             message = read_message(body, request.headers) if request.method == "POST" else _without_body(request, body)
         except MessageRefused as refused:
@@ -107,7 +108,7 @@ class McpDoor:
             traceparent=message.traceparent or request.headers.get("traceparent", ""),
         )
 
-    def _refuse_foreign_page(self, request: Request) -> None:
+    def refuse_foreign_page(self, request: Request) -> None:
         """Against DNS rebinding: a page of another site must not reach us under a name that is not ours."""
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         if not _listed(host, self.settings.allowed_hosts):

@@ -76,6 +76,10 @@ def test_a_key_that_stands_twice_is_an_error_and_not_a_choice(tmp_path: Path) ->
     assert "stands 2 times" in problems(tmp_path, "http_tools: []\nhttp_tools: []\n")
 
 
+def test_the_name_of_our_own_mcp_server_is_taken(tmp_path: Path) -> None:
+    assert "'models' is ours" in problems(tmp_path, 'mcp_servers: [{name: models, url: "http://h/"}]')
+
+
 def test_a_credential_that_cannot_be_read_is_found_at_start(tmp_path: Path) -> None:
     said = problems(tmp_path, f'mcp_servers: [{{name: a, url: "http://h/", credential: {{file: {tmp_path / "no"}}}}}]')
     assert "a: credential" in said
