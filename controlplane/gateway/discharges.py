@@ -30,11 +30,14 @@ TOKEN_FIELDS = {
     "chat": ("max_tokens", "max_completion_tokens"),
     "completions": ("max_tokens",),
     "responses": ("max_output_tokens",),
+    "messages": ("max_tokens",),
 }
 """Where an operation states its cap; the first name is the one written when the request states none."""
 
 CHOICE_FIELDS = ("n", "best_of")
-TOKENLESS = frozenset({"embeddings", "models", "Predict", "Classify", "Regress", "GetModelMetadata"})
+TOKENLESS = frozenset(
+    {"embeddings", "rerank", "score", "count_tokens", "models", "Predict", "Classify", "Regress", "GetModelMetadata"}
+)
 ENDS_BY_ITSELF = "/mcp/"  # an MCP caller must offer to read a stream; the answer to one message still ends soon
 MAX_HELD_BYTES = 8 * 1024 * 1024
 
@@ -75,6 +78,8 @@ def cap_tokens(principal: Principal, call: Call, obligation: Obligation) -> Call
         asked = {name: number for name in names if name in fields and (number := _number(fields[name])) is not None}
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise ObligationUnmet("max_tokens_unreadable") from None
+    if call.operation == "completions":
+        choices *= max(call.arguments.get("inputs_count", 1), 1)  # each prompt has its own answer
     cap = obligation.parameters["max"] // choices
     if cap < 1:
         raise ObligationUnmet("max_tokens_exceeded")

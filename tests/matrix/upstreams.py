@@ -20,6 +20,9 @@ from inference.tfserving.tensors import write
 
 FLOAT = 1  # TensorFlow's code of the type
 CHAT_PIECES = ('{"id":"1","choices":[{"index":0,"delta":{"content":"hel"}}]}', "[DONE]")
+RESPONSE_PIECES = ('{"delta":"hel","type":"response.output_text.delta"}', '{"type":"response.completed"}')
+MESSAGE_PIECES = ('{"type":"content_block_delta","delta":{"text":"hel"}}', '{"type":"message_stop"}')
+PIECES = {"/v1/responses": RESPONSE_PIECES, "/v1/messages": MESSAGE_PIECES}
 USAGE = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
 ANSWERS: dict[str, Any] = {
     "/v1/chat/completions": {
@@ -29,6 +32,11 @@ ANSWERS: dict[str, Any] = {
     },
     "/v1/completions": {"object": "text_completion", "choices": [{"index": 0, "text": "hello"}], "usage": USAGE},
     "/v1/embeddings": {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}]},
+    "/v1/responses": {"object": "response", "output": [], "usage": {"input_tokens": 3, "output_tokens": 1}},
+    "/v1/rerank": {"results": [{"index": 0, "relevance_score": 0.5}], "usage": {"prompt_tokens": 3}},
+    "/v1/score": {"object": "list", "data": [{"index": 0, "score": 0.5}], "usage": {"prompt_tokens": 3}},
+    "/v1/messages": {"type": "message", "content": [], "usage": {"input_tokens": 3, "output_tokens": 1}},
+    "/v1/messages/count_tokens": {"input_tokens": 3},
     "/refund": {"done": True},
 }
 
@@ -82,7 +90,9 @@ class Upstream:
         try:
             await self._arrives(request.path)
             if document.get("stream"):
-                return await self._pieces(request, "text/event-stream", *map(_event, CHAT_PIECES))
+                return await self._pieces(
+                    request, "text/event-stream", *map(_event, PIECES.get(request.path, CHAT_PIECES))
+                )
             if self.mode == "half":
                 kind = "text/event-stream" if request.path == "/mcp" else "application/json"
                 return await self._pieces(request, kind, b": begun\n\n" if request.path == "/mcp" else b"{", b"}")

@@ -1,4 +1,5 @@
-"""The OpenAI face: chat, completions, embeddings and the model list, with errors its SDK understands.
+"""The OpenAI face: chat, completions, responses, embeddings, ranks, scores and the model list, with errors its SDK
+understands.
 
 Policy denials are 403 and exhausted budgets 429 with ``x-should-retry: false``: the official SDK repeats 408, 409, 429
 and 5xx on its own, and repeating a refusal helps nobody.
@@ -29,32 +30,14 @@ JSON = (("content-type", "application/json"),)
 
 
 class OpenAIDoor:
-    """One operation of the OpenAI API: the path says which."""
+    """One operation of the OpenAI API: the path says which. Some servers' clients know it under more paths than one."""
 
-    def __init__(self, operation: str, path: str) -> None:
+    def __init__(self, operation: str, *paths: str) -> None:
         self.name, self.operation = f"openai.{operation}", operation
-        self.paths: Sequence[tuple[str, str]] = [("POST", path)]
+        self.paths: Sequence[tuple[str, str]] = [("POST", path) for path in paths]
 
     async def read_call(self, request: Request) -> Call:
-        body = await request.body()
-        fields = read_fields(body)
-        return Call(
-            id=new_call_id(),
-            door=self.name,
-            action="infer",
-            resource=f"/model/{fields.model}",
-            body=body,
-            arguments={
-                "model": fields.model,
-                "max_tokens": fields.cap,
-                "stream": bool(fields.stream),
-                "messages_count": len(fields.messages),
-            },
-            operation=self.operation,
-            streams=bool(fields.stream),
-            headers=forwarded_headers(request),
-            traceparent=request.headers.get("traceparent", ""),
-        )
+        return await read_inference(request, self.name, self.operation)
 
     def translate(self, admission: Admission, reply: BackendReply) -> BackendReply:  # noqa: ARG002  protocol
         return reply
@@ -142,9 +125,30 @@ def doors(visible: Callable[[Principal, str, str], bool]) -> list[HttpDoor]:
     return [
         OpenAIDoor("chat", "/v1/chat/completions"),
         OpenAIDoor("completions", "/v1/completions"),
+        OpenAIDoor("responses", "/v1/responses"),
         OpenAIDoor("embeddings", "/v1/embeddings"),
+        OpenAIDoor("rerank", "/v1/rerank", "/rerank", "/v2/rerank"),
+        OpenAIDoor("score", "/v1/score", "/score"),
         ModelListDoor(visible),
     ]
+
+
+async def read_inference(request: Request, door: str, operation: str) -> Call:
+    """A call of a model, in any protocol whose body names the model at its top. Raises ``BadRequest``."""
+    body = await request.body()
+    fields = read_fields(body, operation)
+    return Call(
+        id=new_call_id(),
+        door=door,
+        action="infer",
+        resource=f"/model/{fields.model}",
+        body=body,
+        arguments=fields.arguments,
+        operation=operation,
+        streams=fields.streams,
+        headers=forwarded_headers(request),
+        traceparent=request.headers.get("traceparent", ""),
+    )
 
 
 def model_object(name: str) -> dict[str, Any]:

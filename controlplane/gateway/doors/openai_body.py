@@ -1,4 +1,4 @@
-"""What policy reads of an OpenAI request body, and proof that the model server reads the same.
+"""What policy reads of an OpenAI or Anthropic request body, and proof that the model server reads the same.
 
 We decide on our reading and forward the bytes. A body that another parser could read differently is refused: a field
 twice (some take the first, we the last), two fields that differ only in case (Go's parser takes either), bytes that are
@@ -8,7 +8,8 @@ not UTF-8. Only the top level is looked at: nothing below it is decided upon.
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import msgspec
 
@@ -19,32 +20,150 @@ Tokens = Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
 """Some servers read 0 or -1 as "as many as you like", which no rule about a number of tokens would stop."""
 
 
-class ChatFields(msgspec.Struct):
-    """What policy and routing read of a request; everything else passes untouched."""
+ABSENT = msgspec.Raw(b"null")
+
+
+class Fields(msgspec.Struct):
+    """What every request says; each operation adds what policy and routing read of it. The rest passes untouched."""
 
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=MODEL_CHARS)]
+
+    @property
+    def streams(self) -> bool:
+        return False
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"model": self.model}
+
+
+class StreamedFields(Fields):
     stream: bool | None = None
+
+    @property
+    def streams(self) -> bool:
+        return bool(self.stream)
+
+
+class ChatFields(StreamedFields):
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     messages: list[msgspec.Raw] = []
-    user: str | None = None
 
     @property
     def cap(self) -> int | None:
         """The larger one where there are two: servers differ in which they take."""
         return max((n for n in (self.max_tokens, self.max_completion_tokens) if n is not None), default=None)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "max_tokens": self.cap,
+            "stream": self.streams,
+            "messages_count": len(self.messages),
+        }
 
-_read_chat = msgspec.json.Decoder(ChatFields).decode
+
+class CompletionFields(StreamedFields):
+    max_tokens: Tokens | None = None
+    prompt: msgspec.Raw = ABSENT
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        count = count_of(self.prompt)
+        return {"model": self.model, "max_tokens": self.max_tokens, "stream": self.streams, "inputs_count": count}
+
+
+class ResponseFields(StreamedFields):
+    max_output_tokens: Tokens | None = None
+    input: msgspec.Raw = ABSENT
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "max_tokens": self.max_output_tokens,
+            "stream": self.streams,
+            "inputs_count": count_of(self.input),
+        }
+
+
+class EmbeddingFields(Fields):
+    input: msgspec.Raw = ABSENT
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"model": self.model, "inputs_count": count_of(self.input)}
+
+
+class RerankFields(Fields):
+    documents: msgspec.Raw = ABSENT
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"model": self.model, "inputs_count": count_of(self.documents)}
+
+
+class ScoreFields(Fields):
+    """vLLM takes the second of the two sides under any of these names."""
+
+    documents: msgspec.Raw = ABSENT
+    items: msgspec.Raw = ABSENT
+    data_2: msgspec.Raw = ABSENT
+    text_2: msgspec.Raw = ABSENT
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        sides = (self.documents, self.items, self.data_2, self.text_2)
+        return {"model": self.model, "inputs_count": max(map(count_of, sides))}
+
+
+class MessageFields(StreamedFields):
+    max_tokens: Tokens | None = None
+    messages: list[msgspec.Raw] = []
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "max_tokens": self.max_tokens,
+            "stream": self.streams,
+            "messages_count": len(self.messages),
+        }
+
+
+class CountFields(Fields):
+    messages: list[msgspec.Raw] = []
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"model": self.model, "messages_count": len(self.messages)}
+
+
+SHAPES: Mapping[str, type[Fields]] = {
+    "chat": ChatFields,
+    "completions": CompletionFields,
+    "responses": ResponseFields,
+    "embeddings": EmbeddingFields,
+    "rerank": RerankFields,
+    "score": ScoreFields,
+    "messages": MessageFields,
+    "count_tokens": CountFields,
+}
+READERS: Mapping[str, Callable[[bytes], Fields]] = {
+    operation: msgspec.json.Decoder(shape).decode for operation, shape in SHAPES.items()
+}
 _read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_read_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-def read_fields(body: bytes) -> ChatFields:
+def read_fields(body: bytes, operation: str = "chat") -> Fields:
     """Raises ``BadRequest``: ``invalid_body`` or ``ambiguous_body``."""
     try:
         if not body.isascii():
             body.decode("utf-8")
-        fields = _read_chat(body)
+        fields = READERS[operation](body)
         keys = _keys(body)
     except (msgspec.DecodeError, ValueError) as error:
         raise BadRequest("invalid_body", f"not a valid request: {error}") from None
@@ -53,6 +172,17 @@ def read_fields(body: bytes) -> ChatFields:
     if len({key.casefold() for key in keys}) != len(keys):
         raise BadRequest("ambiguous_body", "a field stands twice in the request")
     return fields
+
+
+def count_of(given: msgspec.Raw) -> int:
+    """How many texts ``given`` is: a text or a list of token numbers is one, any other list as many as it holds."""
+    if bytes(given) == b"null":
+        return 0
+    try:
+        items = _read_items(given)
+    except msgspec.DecodeError:
+        return 1
+    return 1 if items and bytes(items[0])[:1].isdigit() else len(items)
 
 
 def _keys(body: bytes) -> list[str]:

@@ -24,3 +24,41 @@ async def test_embeddings_are_asked_for_with_every_kind_of_input(given: Any) -> 
     call = await door.read_call(request_with({"model": "tiny", "input": given}))
     assert call.resource == "/model/tiny"
     assert json.loads(call.body)["input"] == given
+
+
+INPUTS = [("text", 1), (["two", "texts"], 2), ([1, 2, 3], 1), ([[1, 2], [3]], 2), ([], 0), (None, 0)]
+
+
+@pytest.mark.parametrize(("given", "count"), INPUTS)
+@pytest.mark.parametrize(
+    ("operation", "field"),
+    [
+        ("completions", "prompt"),
+        ("embeddings", "input"),
+        ("responses", "input"),
+        ("rerank", "documents"),
+        ("score", "documents"),
+        ("score", "items"),
+        ("score", "data_2"),
+        ("score", "text_2"),
+    ],
+)
+async def test_policy_sees_how_many_texts_a_call_brings(operation: str, field: str, given: Any, count: int) -> None:
+    call = await OpenAIDoor(operation, "/").read_call(request_with({"model": "tiny", field: given}))
+    assert call.arguments["inputs_count"] == count
+    assert (call.operation, call.action, call.resource) == (operation, "infer", "/model/tiny")
+
+
+@pytest.mark.parametrize(
+    ("operation", "field"),
+    [("chat", "max_tokens"), ("completions", "max_tokens"), ("responses", "max_output_tokens")],
+)
+async def test_policy_sees_the_cap_by_one_name_whatever_the_protocol_calls_it(operation: str, field: str) -> None:
+    call = await OpenAIDoor(operation, "/").read_call(request_with({"model": "tiny", field: 7, "stream": True}))
+    assert (call.arguments["max_tokens"], call.arguments["stream"], call.streams) == (7, True, True)
+
+
+@pytest.mark.parametrize("operation", ["embeddings", "rerank", "score"])
+async def test_what_answers_at_once_is_no_stream_whatever_it_says(operation: str) -> None:
+    call = await OpenAIDoor(operation, "/").read_call(request_with({"model": "tiny", "stream": True}))
+    assert not call.streams

@@ -49,6 +49,8 @@ def refusal(asked: Call, name: str, **parameters: Any) -> str:
 @pytest.mark.parametrize(
     ("operation", "asked", "sent"),
     [
+        ("messages", {"max_tokens": 3000}, {"max_tokens": 256}),
+        ("messages", {}, {"max_tokens": 256}),
         ("chat", {}, {"max_tokens": 256}),
         ("chat", {"max_tokens": None}, {"max_tokens": 256}),
         ("chat", {"max_tokens": 255}, {"max_tokens": 255}),
@@ -255,3 +257,19 @@ async def test_reply_that_cannot_be_masked_is_not_shown(source: Chunks, reason: 
 async def test_plain_text_and_empty_replies_are_masked_too() -> None:
     assert await released(Chunks(f"card {CARD}\n".encode()), out=["card"]) == f"card {'*' * 16}\n".encode()
     assert await released(Chunks(), out=["card"]) == b""
+
+
+@pytest.mark.parametrize("operation", ["embeddings", "rerank", "score", "count_tokens"])
+def test_what_generates_nothing_needs_no_cap(operation: str) -> None:
+    asked = call({"model": "tiny"}, operation=operation)
+    decision, shaped = meet(asked, "max_tokens", max=256)
+    assert decision.permits
+    assert shaped is asked
+
+
+def test_a_cap_is_shared_by_all_prompts_of_a_completion() -> None:
+    asked = call({"prompt": ["a"] * 4, "n": 2}, operation="completions", arguments={"inputs_count": 4})
+    _, shaped = meet(asked, "max_tokens", max=256)
+    assert json.loads(shaped.body)["max_tokens"] == 32
+    many = call({"prompt": ["a"] * 300}, operation="completions", arguments={"inputs_count": 300})
+    assert refusal(many, "max_tokens", max=256) == "max_tokens_exceeded"
