@@ -22,7 +22,7 @@ from controlplane.fleet import Fleet
 from controlplane.gateway import edge, health
 from controlplane.gateway.discharges import discharges
 from controlplane.gateway.dispatch import ByKind, ByName
-from controlplane.gateway.doors import openai
+from controlplane.gateway.doors import anthropic, openai
 from controlplane.gateway.doors.functions import FunctionsDoor
 from controlplane.gateway.doors.mcp import McpDispatch, McpDoor, McpDoorSettings
 from controlplane.gateway.doors.model_tools_mcp import ModelToolsMcp
@@ -203,7 +203,7 @@ class ControlPlane:
         mcp = McpDoor(self.mcp_settings, visible)
         tools = ModelTools(lambda: self.policy.catalogue, self.fleet.names, self.fleet, visible)
         as_tools: list[HttpDoor] = [FunctionsDoor(tools), ModelToolsMcp(tools, mcp)]
-        return [*openai.doors(visible), *as_tools, mcp, ToolsDoor(), tfserving, shared]
+        return [*openai.doors(visible), *anthropic.doors(), *as_tools, mcp, ToolsDoor(), tfserving, shared]
 
     def _application(self) -> ASGIApp:
         identity = self.identity_settings
