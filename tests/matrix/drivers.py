@@ -24,6 +24,7 @@ MODERN = "2026-07-28"
 META = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
 JSON_RPC_DENIED = 403_001
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error"}
+ANTHROPIC_TYPES = {**OPENAI_TYPES, 502: "api_error", 503: "overloaded_error", 504: "timeout_error"}
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,12 @@ def _document(kind: str, text: str) -> Any:
     if kind != "text/event-stream":
         assert kind in {"application/json", "application/problem+json"}, (kind, text)
         return json.loads(text)
-    events = [event.removeprefix("data: ") for event in text.split("\n\n") if event.startswith("data: ")]
-    assert events[-1] == "[DONE]"
-    return [json.loads(event) for event in events[:-1]]
+    events = [event.rpartition("data: ")[2] for event in text.split("\n\n") if "data: " in event]
+    if events[-1] == "[DONE]":
+        return [json.loads(event) for event in events[:-1]]
+    told = [json.loads(event) for event in events]
+    assert told[-1]["type"] in {"response.completed", "message_stop"}
+    return told
 
 
 def openai(status: int, document: Any) -> tuple[str, Mapping[str, Any]]:
@@ -186,6 +190,17 @@ def openai(status: int, document: Any) -> tuple[str, Mapping[str, Any]]:
     assert error["type"] == OPENAI_TYPES.get(status, "server_error")
     assert error["message"]
     assert "param" in error
+    return error["code"], error
+
+
+def anthropic(status: int, document: Any) -> tuple[str, Mapping[str, Any]]:
+    """``{"type": "error", "error": {type, message}}``: what the official SDK makes its exceptions of."""
+    if status == 200:
+        return "", {}
+    assert document["type"] == "error"
+    error = document["error"]
+    assert error["type"] == ANTHROPIC_TYPES[status]
+    assert error["message"]
     return error["code"], error
 
 
@@ -240,13 +255,15 @@ OF_RPC: dict[str, Any] = {"down": "unavailable", "hangs": "deadline_exceeded"}
 
 
 def _openai(name: str, path: str, **body: Any) -> Over:
+    """Under another path than its first, a door still asks the server under the first."""
+    aliases = {"/rerank": "/v1/rerank", "/score": "/v1/score"}
     return Over(
         name,
         name.partition(", ")[0],
         "POST",
         path,
-        openai,
-        reaches=path,
+        anthropic if name.startswith("anthropic") else openai,
+        reaches=aliases.get(path, path),
         body={"model": "tiny", **body},
         begins_early=bool(body.get("stream")),
     )
@@ -261,7 +278,15 @@ DRIVERS: list[Driver] = [
     _openai("openai.chat, streamed", CHAT, messages=MESSAGES, stream=True),
     _openai("openai.completions", COMPLETIONS, prompt="hi"),
     _openai("openai.completions, streamed", COMPLETIONS, prompt="hi", stream=True),
+    _openai("openai.responses", "/v1/responses", input="hi"),
+    _openai("openai.responses, streamed", "/v1/responses", input="hi", stream=True),
     _openai("openai.embeddings", "/v1/embeddings", input="hi"),
+    _openai("openai.rerank", "/v1/rerank", query="hi", documents=["ho"]),
+    _openai("openai.rerank, as vLLM calls it", "/rerank", query="hi", documents=["ho"]),
+    _openai("openai.score", "/score", queries="hi", documents=["ho"]),
+    _openai("anthropic.messages", "/v1/messages", messages=MESSAGES, max_tokens=5),
+    _openai("anthropic.messages, streamed", "/v1/messages", messages=MESSAGES, max_tokens=5, stream=True),
+    _openai("anthropic.count_tokens", "/v1/messages/count_tokens", messages=MESSAGES),
     Over(
         "openai.models",
         "openai.models",
