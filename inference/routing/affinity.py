@@ -1,0 +1,89 @@
+"""Which replica has seen the beginning of a prompt before. Approximate, bounded, and never a reason to be wrong.
+
+The text is cut into blocks; a block's key covers all before it, the tenant and the model, as a server's prefix cache
+does. Python's own hash is enough: it is keyed for each process, and a collision costs a cache miss, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from inference.backend import BackendRequest
+from inference.routing.settings import AffinitySettings
+
+STARTS = (b'"messages"', b'"prompt"', b'"input"')
+SEARCHED_BYTES = 4096
+"""Where the prompt may begin in a body; what stands before it (model, options) may differ from call to call."""
+
+
+class Match(NamedTuple):
+    """``replicas``: bits of those that know the longest beginning; ``ratio``: how much of the prompt that is."""
+
+    replicas: int
+    ratio: float
+
+
+NO_MATCH = Match(0, 0.0)
+
+
+def prompt_start(body: bytes) -> int:
+    for word in STARTS:
+        found = body.find(word, 0, SEARCHED_BYTES)
+        if found >= 0:
+            return found + len(word)
+    return 0
+
+
+class PrefixMemory:
+    """Keys of blocks → the replicas that were sent them, as bits. Each replica forgets its oldest blocks."""
+
+    def __init__(self, settings: AffinitySettings, replicas: int) -> None:
+        self._size, self._most, self._room = settings.block_bytes, settings.blocks, settings.remembered_blocks
+        self._knowing: dict[int, int] = {}
+        self._recent: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(replicas)]
+
+    def keys(self, request: BackendRequest) -> list[int]:
+        """One key for each whole leading block. Work is bounded by ``blocks``, whatever the body's size."""
+        body, size = request.body, self._size
+        start = prompt_start(body)
+        end = min(len(body), start + self._most * size)
+        key = hash((request.tenant, request.target, request.version, request.operation))
+        keys = []
+        for at in range(start, end - size + 1, size):
+            key = hash((key, body[at : at + size]))
+            keys.append(key)
+        return keys
+
+    def match(self, keys: list[int]) -> Match:
+        known, best, depth = -1, 0, 0
+        for key in keys:
+            known &= self._knowing.get(key, 0)
+            if not known:
+                break
+            best, depth = known, depth + 1
+        return Match(best, depth / len(keys)) if depth else NO_MATCH
+
+    def remember(self, keys: list[int], number: int) -> None:
+        """Replica ``number`` is sent this prompt. The first blocks are touched last, so that they are kept longest."""
+        recent, bit, knowing = self._recent[number], 1 << number, self._knowing
+        for key in reversed(keys):
+            if key in recent:
+                recent.move_to_end(key)
+            else:
+                recent[key] = None
+                knowing[key] = knowing.get(key, 0) | bit
+        while len(recent) > self._room:
+            self._drop(recent.popitem(last=False)[0], bit)
+
+    def forget(self, number: int) -> None:
+        """The replica is out: it may come back with an empty cache."""
+        recent, self._recent[number] = self._recent[number], OrderedDict()
+        for key in recent:
+            self._drop(key, 1 << number)
+
+    def _drop(self, key: int, bit: int) -> None:
+        if left := self._knowing[key] & ~bit:
+            self._knowing[key] = left
+        else:
+            del self._knowing[key]
