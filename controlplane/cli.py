@@ -12,6 +12,7 @@ from controlplane.doctor import doctor
 from controlplane.identity.commands import token
 from controlplane.monitor import monitor_command
 from controlplane.policy.commands import policy
+from controlplane.vllm_commands import vllm
 
 CONFIG = click.option(
     "--config",
@@ -50,7 +51,7 @@ def gateway(config: Path) -> None:
         raise click.ClickException("\n".join(error.problems)) from error
 
 
-for command in (audit, doctor, monitor_command, policy, token):
+for command in (audit, doctor, monitor_command, policy, token, vllm):
     main.add_command(command)
 
 

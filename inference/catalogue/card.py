@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from inference.launch import Launch
+
 Modality = Literal["text", "image", "audio", "video", "tabular", "embedding"]
 Tier = Literal["builtin", "small", "large"]
 """``builtin`` runs inside the product's own server, ``small`` on a part of a machine, ``large`` fills a GPU or more."""
@@ -60,7 +62,7 @@ class ModelCard(_Part):
     latency: Latency | None = Field(default=None, description="How fast it answered when it was measured.")
     tags: list[str] = Field(default_factory=list, description="Free words for people who search.")
     adapters: list[str] = Field(default_factory=list, description="LoRA adapters that may be asked for with it.")
-    launch: dict[str, Any] = Field(default_factory=dict, description="How a server for it is started.")
+    launch: Launch | None = Field(default=None, description="How a vLLM server for it is started.")
 
     def quality_for(self, task: str, own_task: str) -> Measured | None:
         """The first measurement of ``task`` that a choice may rest on; ``own_task`` is that of the model."""
