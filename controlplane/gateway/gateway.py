@@ -19,13 +19,15 @@ from typing import Protocol
 import anyio
 
 from audit import AuditUnavailable
-from controlplane.calls import Call, Decision, Principal, Receipt
+from controlplane.calls import Call, Decision, Effect, Principal, Receipt
 from controlplane.gateway.obligations import Obligations
 from controlplane.gateway.outcome import Outcome
 from inference.backend import BackendReply
 from inference.errors import BackendError, BackendTimeout
 
 OUTCOME_DEADLINE_S = 5.0
+BUDGET = "budget"
+"""The one duty that is met after all others: it looks at the call as they have shaped it, and may have to wait."""
 
 
 class Denied(Exception):
@@ -82,6 +84,33 @@ class Observer(Protocol):
     def observe(self, admission: Admission, outcome: Outcome, *, recorded: bool) -> None: ...
 
 
+class Budget(Protocol):
+    """Money held back for a call before it goes out. What it cost after all is settled by whoever observes it."""
+
+    async def hold(self, decision: Decision, principal: Principal, call: Call) -> Decision:
+        """An allow with what is held back for it, or a deny. MUST NOT raise: what cannot be told is a deny."""
+        ...
+
+    def give_back(self, decision: Decision, principal: Principal) -> None:
+        """The call never goes out. MUST NOT raise."""
+        ...
+
+
+class NoBudget:
+    """Nobody counts money here, so a rule that sets a budget allows nothing."""
+
+    async def hold(self, decision: Decision, principal: Principal, call: Call) -> Decision:  # noqa: ARG002  protocol
+        if decision.permits and any(each.name == BUDGET for each in decision.obligations):
+            return replace(decision, effect=Effect.DENY, reason="unknown_obligation")
+        return decision
+
+    def give_back(self, decision: Decision, principal: Principal) -> None:
+        """Nothing was held."""
+
+
+NO_BUDGET = NoBudget()
+
+
 def as_asked(principal: Principal, call: Call) -> Call:  # noqa: ARG001  the shape of every choice
     return call
 
@@ -104,6 +133,7 @@ class Gateway:
     observer: Observer
     choose: Callable[[Principal, Call], Call] = as_asked
     price: Callable[[Admission, Outcome], Mapping[str, int]] = free
+    budget: Budget = NO_BUDGET
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 
@@ -127,8 +157,13 @@ class Gateway:
         call = self.choose(principal, call)
         decision = self.policy.decide(principal, call, self.wall_clock())
         decision, call = self.obligations.meet(decision, principal, call)
-        with anyio.CancelScope(shield=True):  # an agent that hangs up now must not leave us unsure what is on disk
-            receipt = await self.ledger.record_intent(call, principal, decision)
+        decision = await self.budget.hold(decision, principal, call)
+        try:
+            with anyio.CancelScope(shield=True):  # an agent that hangs up now must not leave us unsure what is on disk
+                receipt = await self.ledger.record_intent(call, principal, decision)
+        except BaseException:
+            self.budget.give_back(decision, principal)
+            raise
         if not decision.permits:
             self.observer.refused(call, principal, decision, receipt)
             raise Denied(decision, receipt)

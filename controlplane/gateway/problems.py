@@ -16,7 +16,7 @@ from controlplane.gateway.hygiene import BodyTooLarge
 from controlplane.identity.errors import IdentityUnavailable, Unauthenticated
 from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout
 
-BUSY_REASONS = frozenset({"rate_limited", "budget_exhausted"})
+BUSY_REASONS = frozenset({"rate_limited", "budget_exhausted", "budget_unknown"})
 TELLS_ADDRESSES = frozenset({"connect_failed", "cut", "dns_failed", "hung_up", "unavailable"})
 """Reasons of backends whose details name hosts and ports of ours: not for agents."""
 
@@ -61,6 +61,8 @@ class Problem:
         if self.decision is not None:
             facts["policy_revision"] = self.decision.revision
             facts["rules"] = [{"id": rule.id, "source": rule.source} for rule in self.decision.rules]
+            if self.decision.reason == "budget_exhausted":
+                facts["budget"] = next(dict(o.parameters) for o in self.decision.obligations if o.name == "budget")
         return facts
 
 

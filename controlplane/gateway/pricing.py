@@ -1,0 +1,161 @@
+"""What a call may cost before it goes out, and what it did cost afterwards. Pure; fails open where it only reports.
+
+Counted tokens are billed as counted. Where the backend counted none they are estimated from bytes, and the record says
+so. A saved answer costs nothing and says what it saved. A lighter model is billed at its own price.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from controlplane.calls import Call
+from controlplane.cost import CostSettings, Work, energy_uwh, micro_usd
+from controlplane.gateway.gateway import Admission
+from controlplane.gateway.outcome import HTTP_ERROR, Outcome
+from controlplane.policy import Catalogue, ModelEntry
+from inference.backend import FRESH_RUNGS
+
+log = logging.getLogger(__name__)
+
+MODEL = "/model/"
+EVENT = b"data:"
+CAP_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+CHOICE_FIELDS = ("n", "best_of")
+ANSWERS_TOKENS = frozenset({"chat", "completions", "responses", "messages"})
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    """``catalogue`` may answer with another object after a reload of policy."""
+
+    catalogue: Callable[[], Catalogue]
+    settings: CostSettings
+
+    def __call__(self, admission: Admission, outcome: Outcome) -> Mapping[str, int]:
+        """See ``Gateway.price``: ``micro_usd``, and where they apply ``saved_micro_usd``, ``estimated`` and
+        ``energy_uwh``. Never raises: a cost that cannot be told is left out, and budgets keep what they held."""
+        try:
+            return self._cost(admission.call, outcome)
+        except Exception:
+            log.exception("a call could not be priced", extra={"call": admission.call.id})
+            return {}
+
+    def bound(self, call: Call) -> int:
+        """Micro US dollars that the call is held to cost at most, whichever of its models answers."""
+        asked = self._asked(call)
+        if asked is None:
+            return 0
+        work = self._most(call)
+        return max(micro_usd(entry.price, work) for entry in (asked, *self._fallbacks(asked)))
+
+    def _cost(self, call: Call, outcome: Outcome) -> dict[str, int]:
+        entry = self._answering(call, outcome)
+        if entry is None:
+            return {}
+        if outcome.is_saved:
+            work, estimated = self._work(call, outcome, entry)
+            saved = micro_usd(entry.price, work)
+            return {"micro_usd": 0, "saved_micro_usd": saved} | ({"estimated": 1} if estimated else {})
+        if not was_worked_on(outcome):
+            return {"micro_usd": 0}
+        work, estimated = self._work(call, outcome, entry)
+        cost = {"micro_usd": micro_usd(entry.price, work)}
+        if entry.energy is not None:
+            cost["energy_uwh"] = energy_uwh(entry.energy, work)
+        return cost | ({"estimated": 1} if estimated else {})
+
+    def _work(self, call: Call, outcome: Outcome, entry: ModelEntry) -> tuple[Work, bool]:
+        """What was done, and whether any of it that is billed had to be estimated."""
+        usage, seconds = outcome.usage, _seconds(call, outcome)
+        if not counts_tokens(entry):
+            return Work(usage.input_tokens or 0, usage.output_tokens or 0, usage.cached_tokens or 0, seconds), False
+        given, made = usage.input_tokens, usage.output_tokens
+        estimated = given is None or (made is None and call.operation in ANSWERS_TOKENS)
+        if given is None:
+            given = self._tokens(len(call.body))
+        if made is None:
+            made = self._answered_tokens(call, outcome) if call.operation in ANSWERS_TOKENS else 0
+        return Work(given, made, usage.cached_tokens or 0, seconds), estimated
+
+    def _answered_tokens(self, call: Call, outcome: Outcome) -> int:
+        """An event of a stream is a token, or near enough; of the events we saw the first 64 KiB at least."""
+        if not call.streams or not outcome.body:
+            return self._tokens(outcome.byte_count)
+        seen = outcome.body.count(EVENT)
+        return -(-seen * outcome.byte_count // len(outcome.body))
+
+    def _tokens(self, byte_count: int) -> int:
+        return -int(-byte_count // self.settings.bytes_per_token)
+
+    def _most(self, call: Call) -> Work:
+        given = -int(-len(call.body) // self.settings.bound_bytes_per_token)
+        made = most_tokens(call.body, self.settings.assumed_output_tokens) if call.operation in ANSWERS_TOKENS else 0
+        return Work(given, made, 0, self.settings.assumed_seconds)
+
+    def _asked(self, call: Call) -> ModelEntry | None:
+        if call.action != "infer" or not call.resource.startswith(MODEL):
+            return None
+        return self.catalogue().model(call.resource.removeprefix(MODEL))
+
+    def _fallbacks(self, asked: ModelEntry) -> Iterator[ModelEntry]:
+        for name in asked.fallback:
+            entry = self.catalogue().model(name)
+            if entry is not None:
+                yield entry
+
+    def _answering(self, call: Call, outcome: Outcome) -> ModelEntry | None:
+        """Whoever answered. One that the catalogue does not know by the name it gave is billed as the one asked for."""
+        asked = self._asked(call)
+        if asked is None or outcome.rung in FRESH_RUNGS or outcome.is_saved:
+            return asked
+        catalogue, named = self.catalogue(), outcome.served_by
+        return catalogue.model(named) or catalogue.model(named.partition("/")[0]) or asked
+
+
+def was_worked_on(outcome: Outcome) -> bool:
+    """Whether a model did anything for the call: not when it never got there, nor when the answer was a refusal.
+
+    A call that timed out or was given up may have been worked on without a sign; that counts.
+    """
+    if outcome.http_status == 0:
+        return outcome.status in ("timeout", "cancelled")
+    return outcome.http_status < HTTP_ERROR
+
+
+def counts_tokens(entry: ModelEntry) -> bool:
+    price, energy = entry.price, entry.energy
+    by_token = price.input_per_million_usd or price.output_per_million_usd or price.cached_input_per_million_usd
+    return bool(by_token or (energy and (energy.joules_per_input_token or energy.joules_per_output_token)))
+
+
+def most_tokens(body: bytes, assumed: int) -> int:
+    """Tokens that the request allows its answer over all choices; ``assumed`` for each where it does not say."""
+    try:
+        fields = _decode_fields(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return assumed
+    caps = [number for name in CAP_FIELDS if (number := _number(fields.get(name))) is not None]
+    choices = max((_number(fields.get(name)) or 1 for name in CHOICE_FIELDS), default=1)
+    return (max(caps) if caps else assumed) * choices
+
+
+def _number(raw: msgspec.Raw | None) -> int | None:
+    if raw is None:
+        return None
+    try:
+        number = msgspec.json.decode(raw, type=int | None)
+    except msgspec.DecodeError:
+        return None
+    return number if number is not None and number > 0 else None
+
+
+def _seconds(call: Call, outcome: Outcome) -> float:
+    """From sending to the answer: of a stream to its end, of any other to its first byte, so that a slow reader costs
+    nothing."""
+    ended_s = outcome.ended_s if call.streams or outcome.first_byte_s is None else outcome.first_byte_s
+    return max(0.0, ended_s - outcome.started_s)

@@ -1,0 +1,129 @@
+"""Budgets in a real Redis: two gateways cannot spend the same money, and trouble never makes a budget larger."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Generator
+from dataclasses import replace
+
+import pytest
+
+from controlplane.cost import Account, Exhausted, Limit
+from controlplane.cost.budgets import BudgetsUnavailable, window_of
+from tests.real.redis_server import Redis, RedisServer, running_redis
+
+pytestmark = pytest.mark.real("redis")
+
+redis_budgets = pytest.importorskip("controlplane.cost.redis_budgets", reason="the package redis is not installed")
+RedisBudgets = redis_budgets.RedisBudgets
+
+SINCE, UNTIL = window_of("day", time.time())
+MINE = Account("subject", "acme:{eu}", "agent:a", "day", "", SINCE)
+TENANTS = Account("tenant", "acme:{eu}", "", "month", "", window_of("month", time.time())[0])
+
+
+@pytest.fixture(scope="module")
+def server() -> Generator[RedisServer]:
+    with running_redis() as found:
+        yield found
+
+
+@pytest.fixture
+async def client(server: RedisServer) -> AsyncGenerator[Redis]:
+    async with server.client() as found:
+        await found.flushall()
+        yield found
+
+
+def kept(client: Redis, deadline_s: float = 2.0) -> RedisBudgets:
+    return RedisBudgets(client, deadline_s, 0.01)
+
+
+async def test_gateways_together_never_spend_more_than_there_is(server: RedisServer, client: Redis) -> None:
+    limits = [Limit(MINE, 1000), Limit(TENANTS, 730)]
+
+    async def spend() -> int:
+        async with server.client() as own:
+            budgets = kept(own)
+            answers = [await budgets.hold(limits, 10, time.time()) for _ in range(40)]
+        return sum(not isinstance(each, Exhausted) for each in answers)
+
+    granted = sum(await asyncio.gather(*(spend() for _ in range(4))))
+    assert granted == 73
+    assert await kept(client).hold(limits, 1, time.time()) == Exhausted(limits[1], 730)
+
+
+async def test_no_room_on_one_account_adds_to_none(client: Redis) -> None:
+    budgets = kept(client)
+    assert await budgets.hold([Limit(MINE, 100), Limit(TENANTS, 5)], 10, time.time()) == Exhausted(Limit(TENANTS, 5), 0)
+    assert await budgets.hold([Limit(MINE, 100)], 100, time.time()) == [100]
+
+
+async def test_settled_costs_make_room_again_and_are_gathered(client: Redis) -> None:
+    budgets = kept(client)
+    await budgets.hold([Limit(MINE, 100)], 60, time.time())
+    budgets.add([MINE], -30)
+    budgets.add([MINE], -20)
+    assert await budgets.hold([Limit(MINE, 100)], 90, time.time()) == [100], "what is owed is told before refusing"
+    assert await budgets.settle()
+
+
+async def test_a_batch_told_twice_counts_once(client: Redis, server: RedisServer) -> None:
+    """Redis took it, and its answer was lost."""
+    budgets = kept(client, deadline_s=0.1)
+    await budgets.hold([Limit(MINE, 100)], 60, time.time())
+    budgets.add([MINE], -10)
+    budgets._batch, budgets._due = ("b1", dict(budgets._due)), {}
+    assert await budgets.settle()
+    budgets._batch = ("b1", {MINE: -10})
+    assert await budgets.settle()
+    assert await budgets.hold([Limit(MINE, 100)], 0, time.time()) == [50]
+
+
+async def test_frozen_redis_refuses_in_time_and_what_is_owed_is_told_later(server: RedisServer, client: Redis) -> None:
+    budgets = kept(client, deadline_s=0.1)
+    await budgets.hold([Limit(MINE, 100)], 60, time.time())
+    budgets.add([MINE], -60)
+    server.freeze()
+    try:
+        async with asyncio.timeout(2):
+            with pytest.raises(BudgetsUnavailable, match="budget_unknown"):
+                await budgets.hold([Limit(MINE, 100)], 10, time.time())
+            assert not await budgets.settle()
+    finally:
+        server.thaw()
+    assert await budgets.settle()
+    (spent,) = await budgets.hold([Limit(MINE, 100)], 0, time.time())
+    assert spent in (0, 10), "the refused hold may count, the settled cost counts once"
+
+
+async def test_sums_come_back_after_redis_lost_them_and_only_rise(client: Redis) -> None:
+    budgets = kept(client)
+    await budgets.raise_to({MINE: 70, TENANTS: 5})
+    await budgets.raise_to({MINE: 50})
+    assert await budgets.hold([Limit(MINE, 100)], 40, time.time()) == Exhausted(Limit(MINE, 100), 70)
+
+
+async def test_sums_end_with_their_window(client: Redis) -> None:
+    await kept(client).hold([Limit(MINE, 100)], 1, time.time())
+    (name,) = await client.keys()
+    assert UNTIL - time.time() < await client.ttl(name) <= UNTIL - time.time() + 3601
+
+
+async def test_names_of_tenants_and_agents_cannot_run_into_each_other(client: Redis) -> None:
+    budgets = kept(client)
+    first, second = replace(MINE, tenant="a:b", who="c"), replace(MINE, tenant="a", who="b:c")
+    await budgets.hold([Limit(first, 100)], 7, time.time())
+    assert await budgets.hold([Limit(second, 100)], 1, time.time()) == [1]
+
+
+async def test_hang_up_while_redis_is_asked_leaves_the_connection_in_order(client: Redis) -> None:
+    budgets = kept(client)
+    for _ in range(20):
+        leaving = asyncio.create_task(budgets.hold([Limit(MINE, 1000)], 1, time.time()))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        (spent,) = await budgets.hold([Limit(MINE, 1000)], 0, time.time())
+    assert spent <= 20

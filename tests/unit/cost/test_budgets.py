@@ -1,0 +1,110 @@
+"""Budgets: no call without room, all accounts or none, and a window that ends."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from controlplane.cost import Account, Budgets, BudgetUse, Exhausted, Held, Limit, MemoryBudgets
+from controlplane.cost.budgets import BudgetsUnavailable, window_of
+
+NOW = datetime(2026, 11, 21, 13, 45, 7, tzinfo=UTC).timestamp()
+DAY, _ = window_of("day", NOW)
+
+
+def account(who: str = "agent:a", key: str = "subject", since_s: int = DAY) -> Account:
+    return Account(key, "acme", who, "day", "", since_s)
+
+
+def limits(*most: int) -> list[Limit]:
+    return [Limit(account(f"agent:{number}"), each) for number, each in enumerate(most)]
+
+
+@pytest.mark.parametrize(
+    ("per", "since", "until"),
+    [
+        ("hour", datetime(2026, 11, 21, 13, tzinfo=UTC), datetime(2026, 11, 21, 14, tzinfo=UTC)),
+        ("day", datetime(2026, 11, 21, tzinfo=UTC), datetime(2026, 11, 22, tzinfo=UTC)),
+        ("month", datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)),
+    ],
+)
+def test_windows_are_of_the_calendar(per: str, since: datetime, until: datetime) -> None:
+    assert window_of(per, NOW) == (since.timestamp(), until.timestamp())
+
+
+def test_december_ends_with_the_year() -> None:
+    assert (
+        window_of("month", datetime(2026, 12, 31, 23, tzinfo=UTC).timestamp())[1]
+        == datetime(2027, 1, 1, tzinfo=UTC).timestamp()
+    )
+
+
+async def test_money_is_held_on_all_accounts_or_on_none() -> None:
+    budgets = Budgets(MemoryBudgets(10), 0.8)
+    assert await budgets.hold(limits(100, 50), 40, NOW) == Held(tuple(each.account for each in limits(100, 50)), 40)
+    refused = await budgets.hold(limits(100, 50), 20, NOW)
+    assert refused == Exhausted(limits(100, 50)[1], 40)
+    assert isinstance(await budgets.hold(limits(100), 60, NOW), Held), "the refused call burnt nothing on the first"
+    assert isinstance(await budgets.hold(limits(100), 1, NOW), Exhausted)
+
+
+async def test_settling_takes_back_what_was_too_much_and_giving_back_all_of_it() -> None:
+    budgets = Budgets(MemoryBudgets(10), 0.8)
+    for cost in (10, 0):
+        held = await budgets.hold(limits(100), 90, NOW)
+        assert isinstance(held, Held)
+        budgets.settle(held, cost)
+    assert isinstance(await budgets.hold(limits(100), 90, NOW), Held)
+    assert isinstance(await budgets.hold(limits(100), 1, NOW), Exhausted)
+
+
+async def test_a_call_that_cost_more_than_was_held_is_spent_all_the_same() -> None:
+    budgets = Budgets(MemoryBudgets(10), 0.8)
+    held = await budgets.hold(limits(100), 10, NOW)
+    assert isinstance(held, Held)
+    budgets.settle(held, 130)
+    assert await budgets.hold(limits(100), 1, NOW) == Exhausted(limits(100)[0], 130)
+    assert isinstance(await budgets.hold(limits(100), 0, NOW), Held), "what is free needs no room"
+
+
+async def test_calls_at_the_same_time_cannot_spend_the_same_money() -> None:
+    budgets = Budgets(MemoryBudgets(10), 0.8)
+    answers = [await budgets.hold(limits(100), 30, NOW) for _ in range(10)]
+    assert sum(isinstance(each, Held) for each in answers) == 3
+
+
+async def test_the_next_window_begins_with_nothing_spent() -> None:
+    budgets = Budgets(MemoryBudgets(10), 0.8)
+    await budgets.hold([Limit(account(), 10)], 10, NOW)
+    tomorrow = Limit(account(since_s=DAY + 86400), 10)
+    assert isinstance(await budgets.hold([tomorrow], 10, NOW + 86400), Held)
+
+
+async def test_newcomers_beyond_the_bound_are_refused_until_windows_end() -> None:
+    store = MemoryBudgets(2)
+    await store.hold(limits(9, 9), 1, NOW)
+    with pytest.raises(BudgetsUnavailable):
+        await store.hold([Limit(account("agent:new"), 9)], 1, NOW)
+    await store.hold([Limit(account("agent:new", since_s=DAY + 86400), 9)], 1, NOW + 86400)
+    assert len(store) == 1
+
+
+async def test_use_is_warned_of_once_a_window_when_it_is_known() -> None:
+    told: list[BudgetUse] = []
+    budgets = Budgets(MemoryBudgets(10), 0.8, told.append)
+    for cost, warnings in ((70, 0), (9, 0), (1, 1), (5, 1)):
+        held = await budgets.hold(limits(100), 10, NOW)
+        assert isinstance(held, Held)
+        budgets.settle(held, cost)
+        assert len(told) == warnings
+    assert (told[0].spent_micro_usd, told[0].ratio) == (80, 0.8)
+    assert [use.spent_micro_usd for use in budgets.uses(NOW)] == [85]
+    assert budgets.uses(NOW + 86400) == []
+
+
+async def test_sums_come_back_after_a_start_and_never_lower_what_is_there() -> None:
+    store = MemoryBudgets(10)
+    await store.raise_to({account(): 70})
+    await store.raise_to({account(): 50})
+    assert await store.hold([Limit(account(), 100)], 40, NOW) == Exhausted(Limit(account(), 100), 70)
