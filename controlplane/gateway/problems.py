@@ -62,7 +62,7 @@ class Problem:
             facts["policy_revision"] = self.decision.revision
             facts["rules"] = [{"id": rule.id, "source": rule.source} for rule in self.decision.rules]
             if self.decision.reason == "budget_exhausted":
-                facts["budget"] = next(dict(o.parameters) for o in self.decision.obligations if o.name == "budget")
+                facts |= {o.name: dict(o.parameters) for o in self.decision.obligations if o.name == "budget"}
         return facts
 
 
