@@ -26,6 +26,7 @@ from benchmarks.gateway.report import MANY, ONE, document, figures, table, verdi
 from benchmarks.gateway.world import ROOT, Ports, World
 
 PARTS = ("stub", "passthrough", "gateway", "without-casbin", "litellm")
+ON_DEMAND = ("gateway-casbin",)  # the gateway decides by the compiled snapshot, this one by casbin itself
 WARM_UP_S = 1.0
 
 
@@ -36,7 +37,7 @@ def main() -> None:
         return
     options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        world = World(Path(folder), Ports(*free_ports(5)))
+        world = World(Path(folder), Ports(*free_ports(6)))
         world.make(options.rules)
         with Stage(world) as stage:
             if stage.start("stub") is None:
@@ -55,7 +56,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each run of wrk")
     parser.add_argument("--rules", type=int, default=50, help="policy rules that a call is held against")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS + ON_DEMAND, default=PARTS)
     parser.add_argument("--json", type=Path, help="where the figures go as JSON")
     parser.add_argument("--folder", type=Path, default=ROOT / "var" / "bench", help="on the disk that holds the ledger")
     parser.add_argument("--profile", action="store_true", help="instead: where the time of a call goes (py-spy)")

@@ -99,9 +99,12 @@ class Stage:
             case "gateway":
                 command = [*python, "controlplane.cli", "gateway", "--config", settings]
                 return "gateway", ports.gateway, "gateway", command
+            case "gateway-casbin":
+                command = [*python, "controlplane.cli", "gateway", "--config", settings]
+                return "gateway, engine casbin", ports.gateway_casbin, "gateway", command
             case "without-casbin":
                 command = [*python, "benchmarks.gateway.without_casbin", "--config", settings]
-                return "gateway, casbin taken out", ports.without_casbin, "gateway", command
+                return "gateway, rules at no cost", ports.without_casbin, "gateway", command
         if not LITELLM.exists():
             raise Absent("no .venv-litellm with the LiteLLM proxy")
         command = [str(LITELLM), "--config", settings, "--host", "127.0.0.1", "--port", str(ports.litellm)]

@@ -13,7 +13,8 @@ from benchmarks.gateway.parts import Part
 from benchmarks.gateway.world import World
 
 STEPS = (
-    ("casbin", ("/casbin/", "simpleeval", "controlplane/policy/enforcer", "controlplane/policy/conditions")),
+    ("casbin", ("/casbin/", "simpleeval", "controlplane/policy/enforcer")),
+    ("policy snapshot, conditions", ("controlplane/policy/snapshot", "controlplane/policy/conditions")),
     ("policy, the rest", ("controlplane/policy/",)),
     ("identity", ("controlplane/identity/",)),
     ("ledger, writer thread", ("audit/writer", "audit/store", "audit/merkle", "audit/checkpoint")),

@@ -55,6 +55,7 @@ class Ports:
     stub: int
     passthrough: int
     gateway: int
+    gateway_casbin: int
     without_casbin: int
     litellm: int
 
@@ -72,8 +73,9 @@ class World:
         self._script("plain", "")
         self._script("gateway", token)
         self._script("litellm", LITELLM_KEY)
-        for name, port in (("gateway", self.ports.gateway), ("without-casbin", self.ports.without_casbin)):
-            self._settings(name, port)
+        self._settings("gateway", self.ports.gateway)
+        self._settings("gateway-casbin", self.ports.gateway_casbin, engine="casbin")
+        self._settings("without-casbin", self.ports.without_casbin)
         upstream = {"model": f"openai/{MODEL}", "api_base": f"{self.stub_url}/v1", "api_key": "sk-upstream"}
         litellm = {
             "model_list": [{"model_name": MODEL, "litellm_params": upstream}],
@@ -98,7 +100,7 @@ class World:
         text = LUA.format(body=json.dumps(json.dumps(REQUEST)), authorization=authorization)
         (self.folder / f"{name}.lua").write_text(text, "utf-8")
 
-    def _settings(self, name: str, port: int) -> None:
+    def _settings(self, name: str, port: int, engine: str = "snapshot") -> None:
         folder = self.folder / name
         folder.mkdir()
         settings = {
@@ -109,7 +111,7 @@ class World:
                 "audience": "urn:controlplane:gateway",
                 "jwks_file": str(self.folder / "identity" / "development-jwks.json"),
             },
-            "policy": {"path": str(self.folder / "policies")},
+            "policy": {"path": str(self.folder / "policies"), "engine": engine},
             "audit": {
                 "path": str(self.ledger(name)),
                 "signing_key": str(folder / "signing.key"),
@@ -141,7 +143,8 @@ def write_policy(folder: Path, rules: int) -> None:
 
 
 def candidates(folder: Path) -> int:
-    """Lines that casbin scans for our call: those of its tenant or of every tenant, with its action."""
+    """Lines that our call is held against, and that casbin scans: those of its tenant or of every tenant, with its
+    action."""
     lines = [line for rule in build(read_files(folder)).rules.values() for line in rule.lines()]
     return sum(line.domain in (TENANT, ANYWHERE) and line.action in (ACTION, "*") for line in lines)
 
