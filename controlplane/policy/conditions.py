@@ -62,8 +62,8 @@ class Condition:
         """
         node = parse(text)
         parts = zip(node.texts, node.operands, strict=True) if isinstance(node, Every) else [(text, node)]
-        conjuncts = tuple((part, _truth(_compile(operand, types))) for part, operand in parts)
-        return cls(text, node, _truth(_compile(node, types)), conjuncts)
+        conjuncts = tuple((part, _truth(operand, types)) for part, operand in parts)
+        return cls(text, node, _truth(node, types), conjuncts)
 
 
 def attributes_in(node: Node) -> list[Attribute]:
@@ -96,24 +96,32 @@ def comparisons_in(node: Node) -> list[Compare]:
 
 def has_type(value: Any, declared: str) -> bool:
     """Whether ``value`` is of a declared type; numbers are finite, and a boolean is no number."""
-    match declared:
-        case "string":
-            return isinstance(value, str)
-        case "boolean":
-            return isinstance(value, bool)
-        case "number":
-            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        case "integer":
-            return (isinstance(value, int) and not isinstance(value, bool)) or (
-                isinstance(value, float) and value.is_integer()
-            )
-        case "strings":
-            return isinstance(value, list | tuple | frozenset) and all(isinstance(one, str) for one in value)
-        case "array":
-            return isinstance(value, list | tuple)
-        case "object":
-            return isinstance(value, Mapping)
-    return declared == "any"
+    return _TYPES.get(declared, _is_nothing)(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
+
+
+def _is_nothing(_: Any) -> bool:
+    """Of the types that are not ours, such as the null of JSON Schema."""
+    return False
+
+
+_TYPES: dict[str, Callable[[Any], bool]] = {
+    "string": lambda value: isinstance(value, str),
+    "boolean": lambda value: isinstance(value, bool),
+    "number": _is_number,
+    "integer": _is_integer,
+    "strings": lambda value: isinstance(value, list | tuple | frozenset) and all(isinstance(one, str) for one in value),
+    "array": lambda value: isinstance(value, list | tuple),
+    "object": lambda value: isinstance(value, Mapping),
+    "any": lambda _: True,
+}
 
 
 def _compile(node: Node, types: Mapping[tuple[str, ...], str]) -> Evaluate:
@@ -128,17 +136,20 @@ def _compile(node: Node, types: Mapping[tuple[str, ...], str]) -> Evaluate:
             parts = tuple(_compile(item, types) for item in items)
             return lambda facts: [part(facts) for part in parts]
         case Not(operand=operand):
-            return _negation(_truth(_compile(operand, types)))
+            return _negation(_truth(operand, types))
         case Compare(operator=operator, left=left, right=right):
             return _comparison(operator, _compile(left, types), _compile(right, types))
         case Every(operands=operands):
-            return _connective(tuple(_truth(_compile(one, types)) for one in operands), decisive=False)
+            return _connective(tuple(_truth(one, types) for one in operands), decisive=False)
         case Either(operands=operands):
-            return _connective(tuple(_truth(_compile(one, types)) for one in operands), decisive=True)
+            return _connective(tuple(_truth(one, types) for one in operands), decisive=True)
 
 
-def _truth(inner: Evaluate) -> Evaluate:
+def _truth(node: Node, types: Mapping[tuple[str, ...], str]) -> Evaluate:
     """Only a boolean may decide: ``r.sub.clearance`` alone is a mistake, not a truth."""
+    inner = _compile(node, types)
+    if isinstance(node, Has | Not | Compare | Every | Either):
+        return inner  # never anything else
 
     def truth(facts: Facts) -> Any:
         value = inner(facts)
@@ -156,6 +167,7 @@ def _reading(attribute: Attribute, types: Mapping[tuple[str, ...], str]) -> Eval
     if attribute.path[:2] == ("ctx", "args"):
         return _argument(attribute)
     declared, name = types.get(attribute.path, "any"), names[0]
+    fits = _TYPES.get(declared, _is_nothing)
 
     def read(facts: Facts) -> Any:
         source = facts.sub if root == "sub" else facts.obj if root == "obj" else facts.ctx
@@ -164,7 +176,7 @@ def _reading(attribute: Attribute, types: Mapping[tuple[str, ...], str]) -> Eval
         value = source.get(name)
         if value is None:
             raise ConditionError(f"{attribute} is absent")
-        if not has_type(value, declared):
+        if not fits(value):
             raise ConditionError(f"{attribute} is not of type {declared}")
         return value
 
@@ -273,7 +285,7 @@ def _not_member(a: Any, b: Any) -> Any:
 
 def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
     def ordered(a: Any, b: Any) -> bool:
-        if (has_type(a, "number") and has_type(b, "number")) or (isinstance(a, str) and isinstance(b, str)):
+        if (_is_number(a) and _is_number(b)) or (isinstance(a, str) and isinstance(b, str)):
             return compare(a, b)
         raise ConditionError("only two numbers or two strings have an order")
 

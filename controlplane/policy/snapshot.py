@@ -9,7 +9,8 @@ outlive the files it was made from.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, NamedTuple, Self
 
 from controlplane.calls import Principal
@@ -18,6 +19,7 @@ from controlplane.policy.bundle import Bundle
 from controlplane.policy.catalogue import Catalogue, Resource
 from controlplane.policy.conditions import UNKNOWN, Condition, ConditionError, Evaluate, Facts, attributes_in
 from controlplane.policy.engine import GRANTED, Answer
+from controlplane.policy.grammar import Every, Node
 from controlplane.policy.index import Index
 from controlplane.policy.rules import Rule
 
@@ -50,7 +52,8 @@ class Snapshot:
     def __init__(self, bundle: Bundle, index: Index | None = None) -> None:
         self._bundle = bundle
         self._rules: tuple[Rule, ...] = tuple(bundle.rules.values())
-        self._roots = tuple(_roots_of(rule.condition) for rule in self._rules)
+        self._tests = tuple(_Test.of(rule.condition) for rule in self._rules)
+        self._resources = {path: bundle.catalogue.resource(path) for path in bundle.catalogue.resources}
         self._index = Index(self._rules) if index is None else index
         self._plans: dict[tuple[str, str, str, str], _Plan] = {}
 
@@ -73,24 +76,24 @@ class Snapshot:
 
     def _plan(self, place: tuple[str, str, str, str]) -> _Plan:
         tenant, name, action, path = place
-        resource = self._bundle.catalogue.resource(path)
+        resource = self._resources.get(path) or self._bundle.catalogue.resource(path)
         facts = Facts({}, resource.attributes, action, None, resource.argument_types)
         held = self._bundle.directory.names_of(tenant, name)
         steps: list[_Step] = []
-        reads: set[str] = set()
+        reads_subject = False
         for number in self._index.candidates(tenant, held, action, path, resource.segments):
-            rule, roots = self._rules[number], self._roots[number]
-            constant = _constant(rule.condition, roots, facts)
-            if constant is False:
-                continue
+            rule, test = self._rules[number], self._tests[number]
+            constant = test.constant(facts)
             if constant is None:
-                reads |= roots
-            steps.append(_Step(rule.ref.id, rule.effect, None if constant else rule.condition.evaluate))
+                reads_subject |= test.reads_subject
+                steps.append(_Step(rule.ref.id, rule.effect, test.evaluate))
+            elif constant:
+                steps.append(_Step(rule.ref.id, rule.effect, None))
         is_settled = all(step.evaluate is None for step in steps)
         plan = _Plan(
             steps=tuple(steps),
             settled=_walk(tuple(steps), facts) if is_settled else None,
-            reads_subject="sub" in reads,
+            reads_subject=reads_subject,
             known=known_attributes(self._bundle, tenant, name),
             resource=resource,
         )
@@ -100,21 +103,42 @@ class Snapshot:
         return plan
 
 
-def _roots_of(condition: Condition) -> frozenset[str]:
-    """Of sub, obj, act and ctx: those that the condition reads."""
-    return frozenset(attribute.path[0] for attribute in attributes_in(condition.node))
+@dataclass(frozen=True, slots=True)
+class _Test:
+    """A condition cut where it begins to depend on who calls and with what.
+
+    ``first`` are the conjuncts that read the object and the action alone. They are asked first in every call, so where
+    one of them is false the rest is never reached. ``reads_subject`` and ``is_whole`` tell of the rest.
+    """
+
+    evaluate: Evaluate
+    first: tuple[Evaluate, ...]
+    is_whole: bool  # nothing is left after them
+    reads_subject: bool
+
+    @classmethod
+    def of(cls, condition: Condition) -> _Test:
+        node = condition.node
+        roots = [_roots_of(operand) for operand in (node.operands if isinstance(node, Every) else (node,))]
+        first = list(takewhile(lambda read: read <= {"obj", "act"}, roots))
+        evaluates = tuple(evaluate for _, evaluate in condition.conjuncts[: len(first)])
+        return cls(condition.evaluate, evaluates, len(first) == len(roots), any("sub" in read for read in roots))
+
+    def constant(self, facts: Facts) -> bool | None:
+        """Its truth where the object and the action decide; None where the call must be asked, and where it fails: a
+        failing condition fails in its turn, in every decision."""
+        try:
+            for evaluate in self.first:
+                if evaluate(facts) is False:
+                    return False
+        except ConditionError:
+            return None
+        return True if self.is_whole else None
 
 
-def _constant(condition: Condition, roots: frozenset[str], facts: Facts) -> bool | None:
-    """The condition's truth where only the object and the action decide; None when the call must be asked, or when it
-    fails: a failing condition fails in its turn, in every decision."""
-    if not roots <= {"obj", "act"}:
-        return None
-    try:
-        holds = condition.evaluate(facts)
-    except ConditionError:
-        return None
-    return holds if isinstance(holds, bool) else None
+def _roots_of(node: Node) -> frozenset[str]:
+    """Of sub, obj, act and ctx: those that a condition reads."""
+    return frozenset(attribute.path[0] for attribute in attributes_in(node))
 
 
 def _walk(steps: tuple[_Step, ...], facts: Facts) -> Answer:
