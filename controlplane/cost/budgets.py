@@ -160,6 +160,7 @@ class Budgets:
     max_uses: int = 100_000
     _uses: dict[Account, BudgetUse] = field(default_factory=dict)
     _told: set[Account] = field(default_factory=set)
+    _kinds: dict[tuple[str, str], None] = field(default_factory=dict)
 
     async def hold(self, limits: Sequence[Limit], micro_usd: int, now_s: float) -> Held | Exhausted:
         """Raises ``BudgetsUnavailable``."""
@@ -184,6 +185,17 @@ class Budgets:
 
     def uses(self, now_s: float) -> list[BudgetUse]:
         return [use for account, use in self._uses.items() if account.until_s > now_s]
+
+    def fullest(self, now_s: float) -> Mapping[tuple[str, str], float]:
+        """The largest share used of the budgets of each kind, by (tenant, ``subject/day``); 0 where they have ended."""
+        for account in self._uses:
+            self._kinds.setdefault((account.tenant, f"{account.key}/{account.per}"))
+        fullest = dict.fromkeys(self._kinds, 0.0)
+        for use in self.uses(now_s):
+            account = use.limit.account
+            kind = (account.tenant, f"{account.key}/{account.per}")
+            fullest[kind] = max(fullest[kind], use.ratio)
+        return fullest
 
     def _note(self, limit: Limit, spent: int, now_s: float) -> None:
         if len(self._uses) >= self.max_uses and limit.account not in self._uses:

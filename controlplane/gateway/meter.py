@@ -9,6 +9,9 @@ from controlplane.telemetry.metrics import Metrics
 from inference.backend import FRESH_RUNGS, Usage
 
 MICRO = 1_000_000
+LIMITS = {"rate_limited": "", "budget_exhausted": "budget", "budget_unknown": "budget"}
+"""Reasons of a limit or budget, and the word they are counted under; "" is the kind of resource."""
+COUNTED = ("micro_usd", "saved_micro_usd", "energy_uwh")
 
 
 def kind_of(resource: str) -> str:
@@ -23,8 +26,9 @@ class Meter:
     def refused(self, call: Call, principal: Principal, decision: Decision, receipt: Receipt) -> None:  # noqa: ARG002  protocol
         self._decided(decision)
         self.metrics.observe_refused(tenant=principal.tenant, door=call.door, resource_kind=kind_of(call.resource))
-        if decision.reason == "rate_limited":
-            self.metrics.observe_rate_limited(tenant=principal.tenant, limit=kind_of(call.resource))
+        if decision.reason in LIMITS:
+            limit = LIMITS[decision.reason] or kind_of(call.resource)
+            self.metrics.observe_rate_limited(tenant=principal.tenant, limit=limit)
 
     def admitted(self, admission: Admission) -> None:
         self._decided(admission.decision)
@@ -54,6 +58,9 @@ class Meter:
             self.metrics.observe_tokens(
                 tenant=tenant, model=model, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens
             )
+        if "micro_usd" in outcome.cost:
+            counted = {name: outcome.cost[name] for name in COUNTED if name in outcome.cost}
+            self.metrics.observe_cost(tenant=tenant, model=model, **counted)
         if call.streams and outcome.first_byte_s is not None:
             self.metrics.observe_first_token(model=model, duration_s=outcome.first_byte_s - outcome.started_s)
         if outcome.rung not in FRESH_RUNGS:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from controlplane.response_cache.questions import LABELS
 from inference.backend import BackendReply, BackendRequest, Usage
 from inference.sse import read_event, split_events
 
@@ -102,7 +103,7 @@ def is_the_models_own(reply: BackendReply, request: BackendRequest, version: str
 
 def is_sound(request: BackendRequest, body: bytes) -> bool:
     """Whether a body that came to its end under a 200 is an answer and not the word of a failure."""
-    if request.operation not in ("chat", "completions", "embeddings", "responses"):
+    if request.operation not in LABELS:
         return bool(body)
     try:
         documents = [msgspec.json.decode(body)] if not request.streams else list(_events(body))

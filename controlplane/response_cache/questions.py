@@ -15,22 +15,29 @@ from typing import Any
 from controlplane.strict_json import Ambiguous, parse_object
 from inference.backend import BackendRequest
 
-EXACT = frozenset({"Predict", "Classify", "Regress", "embeddings"})
-"""The same input always gets the same answer."""
+MESSAGES = frozenset({"Predict", "Classify", "Regress"})
+"""Serialized requests: equal bytes are an equal question, and the same input always gets the same answer."""
 
-DRAWN = frozenset({"chat", "completions", "responses"})
+DRAWN = frozenset({"chat", "completions", "responses", "messages"})
 """The answer is drawn by chance unless the temperature is 0."""
 
 LABELS: Mapping[str, frozenset[str]] = {
-    operation: frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "cache_salt", "priority"})
-    for operation in ("chat", "completions", "embeddings")
-} | {"responses": frozenset({"prompt_cache_key", "cache_salt", "priority"})}
-"""Fields that only label a request, by operation. A ``responses`` reply repeats its labels, so there they count."""
+    "chat": frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "cache_salt", "priority"}),
+    "completions": frozenset({"user", "cache_salt", "priority"}),
+    "messages": frozenset({"metadata"}),
+    "responses": frozenset({"prompt_cache_key", "cache_salt", "priority"}),  # its reply repeats the other labels
+    "embeddings": frozenset({"user", "priority"}),
+    "rerank": frozenset({"user", "priority"}),
+    "score": frozenset({"user", "priority"}),
+}
+"""JSON requests, by operation: the fields that only label one."""
 
-WORLDLY = frozenset({"previous_response_id", "conversation", "background", "web_search_options", "prompt"})
-"""Fields of ``responses`` and ``chat`` by which the answer depends on more than the request."""
+WORLDLY = frozenset(
+    {"previous_response_id", "conversation", "background", "web_search_options", "mcp_servers", "container"}
+)
+"""Fields by which an answer depends on more than the request."""
 
-KNOWN_TOOLS = frozenset({"function", "custom"})
+KNOWN_TOOLS = frozenset({"function", "custom", None})  # Anthropic's plain tools have no type
 """Kinds of tools that the caller runs. A server that runs one itself reads the world, and the world changes."""
 
 
@@ -54,8 +61,8 @@ def key_of(request: BackendRequest, version: str, secret: bytes) -> bytes | None
 
 def canonical_body(request: BackendRequest) -> bytes | None:
     """The body without the accidents of spacing, order and labels; None when its answer is not to be saved."""
-    if request.operation in EXACT - {"embeddings"}:
-        return request.body  # a serialized message: equal bytes are an equal question
+    if request.operation in MESSAGES:
+        return request.body
     if request.operation not in LABELS:
         return None
     try:
@@ -71,7 +78,9 @@ def canonical_body(request: BackendRequest) -> bytes | None:
 
 def _answers_alike(fields: Mapping[str, Any], request: BackendRequest) -> bool:
     """Whether the request alone decides the answer, or policy does not mind that it does not."""
-    if request.operation != "completions" and any(fields.get(name) for name in WORLDLY):
+    if any(fields.get(name) for name in WORLDLY):
+        return False
+    if request.operation == "responses" and fields.get("prompt"):  # one that the server keeps and may change
         return False
     tools = fields.get("tools") or []
     if not isinstance(tools, list) or not all(

@@ -101,6 +101,8 @@ async def test_use_is_warned_of_once_a_window_when_it_is_known() -> None:
     assert (told[0].spent_micro_usd, told[0].ratio) == (80, 0.8)
     assert [use.spent_micro_usd for use in budgets.uses(NOW)] == [85]
     assert budgets.uses(NOW + 86400) == []
+    assert budgets.fullest(NOW) == {("acme", "subject/day"): 0.85}
+    assert budgets.fullest(NOW + 86400) == {("acme", "subject/day"): 0.0}, "or the board would show it for ever"
 
 
 async def test_sums_come_back_after_a_start_and_never_lower_what_is_there() -> None:

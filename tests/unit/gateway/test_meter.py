@@ -94,3 +94,29 @@ def test_a_saved_answer_spends_no_tokens_and_only_a_stale_one_is_a_fallback(
     Meter(metrics).observe(admission(), outcome(rung=rung, usage=Usage(2, 3)), recorded=True)
     assert metrics.total("tokens_total") == tokens
     assert metrics.total("fallback_answers_total") == fallbacks
+
+
+def test_cost_and_energy_are_counted_in_dollars_and_joules(metrics: Counted) -> None:
+    Meter(metrics).observe(admission(), outcome(cost={"micro_usd": 250_000, "energy_uwh": 1_000}), recorded=True)
+    saved = {"micro_usd": 0, "saved_micro_usd": 1_000_000, "estimated": 1}
+    Meter(metrics).observe(admission(), outcome(cost=saved, rung="cached"), recorded=True)
+    assert metrics.total("cost_usd_total", tenant="acme", model="tiny") == 0.25
+    assert metrics.total("cost_saved_usd_total", tenant="acme", model="tiny") == 1.0
+    assert metrics.total("energy_joules_total", model="tiny") == pytest.approx(3.6)
+    assert metrics.total("telemetry_failures_total") == 0
+
+
+def test_a_refusal_for_money_is_counted_as_one(metrics: Counted) -> None:
+    Meter(metrics).refused(a_call(), AGENT, replace(DENY, reason="budget_exhausted"), RECEIPT)
+    assert metrics.total("rate_limited_total", limit="budget") == 1
+
+
+def test_budgets_and_the_cache_have_their_metrics(metrics: Counted) -> None:
+    metrics.observe_budget_use(tenant="globex", budget="tenant/month", ratio=0.95)
+    metrics.observe_budget_warning(tenant="globex", budget="tenant/month")
+    metrics.observe_response_cache("tiny", "hit")
+    metrics.observe_response_cache_bytes(7)
+    metrics.observe_shared_cache_failed("late")
+    assert metrics.total("budget_used_ratio", tenant="globex", budget="tenant/month") == 0.95
+    assert metrics.total("budget_warnings_total") == metrics.total("response_cache_events_total", event="hit") == 1
+    assert (metrics.total("response_cache_bytes"), metrics.total("response_cache_shared_failures_total")) == (7, 1)

@@ -122,6 +122,9 @@ def test_stream_and_whole_reply_are_not_given_for_each_other() -> None:
         chat(CHAT | {"tools": "all"}),
         chat(CHAT | {"previous_response_id": "r"}, operation="responses"),
         chat(CHAT | {"tools": [{"type": "mcp"}]}, operation="responses"),
+        chat(CHAT | {"prompt": {"id": "kept there"}}, operation="responses"),
+        chat(CHAT | {"mcp_servers": [{"url": "x"}]}, operation="messages"),
+        chat(CHAT | {"tools": [{"type": "web_search_20250305"}]}, operation="messages"),
         chat(body=b"not json"),
         chat(body=b"[1]"),
         chat(body=b'{"temperature":0,"messages":[{"content":"a","content":"b"}]}'),
@@ -137,7 +140,7 @@ def test_what_is_not_certain_to_be_the_same_again_is_no_question(request_: Backe
     assert key(request_) is None
 
 
-@pytest.mark.parametrize("operation", ["chat", "completions", "responses"])
+@pytest.mark.parametrize("operation", ["chat", "completions", "responses", "messages"])
 def test_policy_may_let_drawn_text_be_given_again(operation: str) -> None:
     drawn = {"model": "tiny", "prompt" if operation == "completions" else "input": "x"}
     assert key(chat(drawn, operation=operation)) is None
@@ -146,7 +149,8 @@ def test_policy_may_let_drawn_text_be_given_again(operation: str) -> None:
 
 def test_predictions_and_embeddings_need_no_temperature() -> None:
     assert key(predict()) is not None
-    assert key(chat({"model": "m", "input": "x"}, operation="embeddings")) is not None
+    for operation in ("embeddings", "rerank", "score"):
+        assert key(chat({"model": "m", "input": "x"}, operation=operation)) is not None
 
 
 def test_a_response_repeats_its_labels_so_there_they_count() -> None:
