@@ -3,9 +3,9 @@
 Runs on one asyncio loop; the disk is the writer thread's. Fails closed: while the store is in trouble every append is
 refused at once, until a record that tells of the failure has itself become durable.
 
-What the ledger promises about intents: exactly one outcome each. An intent whose caller was refused, or left, before
-it was told is closed by the ledger itself; an outcome refused in trouble is kept and written when the store heals; what
-a dead process left open is closed at the next start.
+What the ledger promises about intents: exactly one outcome each. An intent whose caller was refused before it landed is
+closed by the ledger itself; an outcome refused in trouble is kept and written when the store heals; what a dead process
+left open is closed at the next start.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from audit.merkle import EMPTY_ROOT
 from audit.reader import LedgerReader
 from audit.settings import AuditSettings
 from audit.store.sqlite import Connect, SqliteStore, reason_of
+from audit.unhurried import Unhurried
 from audit.writer import Batch, Landed, Listener, Pace, Pending, Writer
 
 OPEN_LIMIT_S = 30.0  # a ledger that cannot be opened in this time will not be: recovery of a WAL takes seconds
@@ -109,7 +110,7 @@ class SqliteLedger:
         """Record ``body``; durable, integrated and covered by the receipt's checkpoint on return.
 
         ``event_id`` MUST be a fresh UUIDv7; one is made when None. ``opens`` makes it an intent, which exactly one
-        later record ``closes``.
+        later record ``closes``. A cancellation does not cut this short: it is raised at the caller's next wait.
 
         Raises:
             AuditUnavailable: not acknowledged; an intent must not be acted on. An outcome is kept and written later.
@@ -123,13 +124,9 @@ class SqliteLedger:
             self._refused_count += 1
             raise AuditUnavailable("queue_full")
         item = self._prepare(kind, body, event_id, opens, closes)
-        item.future = future = self._loop.create_future()
+        item.future = future = Unhurried[Landed](loop=self._loop)
         self._enqueue(item)
-        try:
-            landed = await future
-        except asyncio.CancelledError:
-            self._leave(item)
-            raise
+        landed = await future.outcome()
         return LedgerReceipt(item.event_id, landed.index, landed.leaf_hash, landed.head.checkpoint)
 
     async def probe(self) -> bool:
@@ -284,14 +281,8 @@ class SqliteLedger:
         if closes is not None and self._trouble != "closed":
             self._owed.append(self._prepare(kind, body, event_id, False, closes))
 
-    def _leave(self, item: Pending) -> None:
-        """The caller went away before it was told. If its intent is in the log nobody will act on it."""
-        if item.future is None or item.future.cancelled():
-            item.is_dropped = True  # the writer may have it already; then it lands, and is closed there
-        elif item.future.exception() is None and item.opens:
-            self._abandon(item.event_id)
-
     def _abandon(self, event_id: str) -> None:
+        """An intent landed whose caller was refused meanwhile: nobody will act on it."""
         if event_id not in self._open or self._trouble == "closed":
             return  # the next start closes it
         body = outcome_body("cancelled", "unacknowledged")
@@ -337,7 +328,7 @@ class SqliteLedger:
         if not item.future.done():
             item.future.set_result(landed)
         elif item.opens:
-            self._abandon(item.event_id)  # refused or gone meanwhile: the call will not be made
+            self._abandon(item.event_id)
 
     def _fail(self, item: Pending, reason: str) -> None:
         """The item is not in the log. A probe ends here too: it is never written."""

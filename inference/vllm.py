@@ -24,6 +24,7 @@ from inference.openai_http.outgoing import Outgoing, Preparer, Rules, salt_key_i
 from inference.openai_http.settings import VllmSettings
 from inference.openai_http.stream import ReplyStream
 from inference.openai_http.wire import OPERATIONS, fault_of, note_usage
+from inference.whole import Whole
 
 FORWARDED = frozenset({"accept", "content-type", "traceparent", "tracestate", "user-agent"})
 FORWARDED_PREFIX = "x-stainless-"  # the official SDK's own; a retry says so in one of them
@@ -92,21 +93,26 @@ class VllmBackend:
                 )
                 more = self._events(response, stream, first_byte, deadline)
                 read = _chained(await anext(more, b""), more)  # never started, it would not close `more`
+                async with aclosing(more), aclosing(read) as chunks:
+                    yield self._lend(request, response, chunks, usage)
             else:
                 body = await self._whole(response, deadline)
                 self._raise_fault(response, body)
                 note_usage(body, usage)
-                more = read = _once(body)
-            async with aclosing(more), aclosing(read) as chunks:
-                yield BackendReply(
-                    status=response.status,
-                    headers=_reply_headers(response, is_stream=is_stream),
-                    chunks=chunks,
-                    served_by=settings.served_model or request.target,
-                    usage=usage,
-                )
+                yield self._lend(request, response, Whole(body), usage)
         finally:
             response.close()  # gives nothing back that has ended well, and hangs up on everything else
+
+    def _lend(
+        self, request: BackendRequest, response: aiohttp.ClientResponse, chunks: AsyncGenerator[bytes], usage: Usage
+    ) -> BackendReply:
+        return BackendReply(
+            status=response.status,
+            headers=_reply_headers(response, is_stream=not isinstance(chunks, Whole)),
+            chunks=chunks,
+            served_by=self._settings.served_model or request.target,
+            usage=usage,
+        )
 
     async def is_alive(self) -> bool:
         """Whether the HTTP server answers. Says little: vLLM answers while asleep, paused or with a frozen worker."""
@@ -238,11 +244,6 @@ async def _chained(first: bytes, more: AsyncGenerator[bytes]) -> AsyncGenerator[
         yield first
     async for chunk in more:
         yield chunk
-
-
-async def _once(body: bytes) -> AsyncGenerator[bytes]:
-    if body:
-        yield body
 
 
 def _payload(body: bytes) -> bytes | BytesPayload | None:

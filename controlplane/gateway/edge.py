@@ -24,6 +24,7 @@ from controlplane.gateway.gateway import Admission, Gateway, is_strict
 from controlplane.gateway.hangup import HangUp
 from controlplane.gateway.problems import Problem, problem_for
 from inference.backend import FRESH_RUNGS, BackendReply
+from inference.whole import Whole
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class DoorEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        with HangUp() as gone:
+        async with HangUp() as gone:
 
             async def read_call() -> Call:
                 call = await self.door.read_call(request)
@@ -110,22 +111,33 @@ class DoorEndpoint:
 
     async def _relay(self, admission: Admission, exchange: Exchange) -> None:
         """Send the reply; the last byte of a call with effects leaves only when its outcome is durable."""
-        strict, held = is_strict(admission.call), b""
+        strict = is_strict(admission.call)
         async with self.gateway.relay(admission) as raw:
             reply = self.door.translate(admission, raw)
-            async with aclosing(reply.chunks) as chunks:
-                if not admission.call.streams:  # what breaks before its first byte can still be answered with a status
-                    held = await anext(chunks, b"")
+            if isinstance(reply.chunks, Whole):
                 await exchange.start(reply.status, reply_headers(admission, reply))
-                if held and not strict:
-                    await exchange.body(held)
-                async for chunk in chunks:
-                    ready, held = (held, chunk) if strict else (chunk, b"")
-                    if ready:
-                        await exchange.body(ready)
+                last = reply.chunks.take()
+            else:
+                last = await self._pass_on(admission, reply, exchange)
             if not strict:
-                await exchange.end()
-        await exchange.end(held)
+                await exchange.end(last)
+        await exchange.end(last)
+
+    async def _pass_on(self, admission: Admission, reply: BackendReply, exchange: Exchange) -> bytes:
+        """Send what comes as it comes; of a call with effects all but its last chunk, which is returned."""
+        strict, held = is_strict(admission.call), b""
+        async with aclosing(reply.chunks) as chunks:
+            if not admission.call.streams:  # what breaks before its first byte can still be answered with a status
+                held = await anext(chunks, b"")
+            await exchange.start(reply.status, reply_headers(admission, reply))
+            if held and not strict:
+                await exchange.body(held)
+                held = b""
+            async for chunk in chunks:
+                ready, held = (held, chunk) if strict else (chunk, b"")
+                if ready:
+                    await exchange.body(ready)
+        return held
 
     async def _refuse(self, request: Request, problem: Problem, exchange: Exchange) -> None:
         self.refused(self.door.name, problem)

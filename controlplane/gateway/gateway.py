@@ -16,16 +16,14 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import anyio
-
 from audit import AuditUnavailable
 from controlplane.calls import Call, Decision, Effect, Principal, Receipt
 from controlplane.gateway.obligations import Obligations
 from controlplane.gateway.outcome import Outcome
 from inference.backend import BackendReply
 from inference.errors import BackendError, BackendTimeout
+from inference.whole import Whole
 
-OUTCOME_DEADLINE_S = 5.0
 BUDGET = "budget"
 """The one duty that is met after all others: it looks at the call as they have shaped it, and may have to wait."""
 
@@ -63,10 +61,12 @@ class DecisionPoint(Protocol):
 
 
 class Recorder(Protocol):
-    async def record_intent(self, call: Call, principal: Principal, decision: Decision) -> Receipt:
-        """Durable on return. Raises ``LedgerUnavailable`` within two seconds when it cannot be."""
-        ...
+    """A cancellation MUST NOT cut recording short, only follow it: an agent that hangs up meanwhile must not leave us
+    unsure what is on disk. Both answer within two seconds (the ledger's stall limit), by raising ``AuditUnavailable``
+    when it could not be made durable.
+    """
 
+    async def record_intent(self, call: Call, principal: Principal, decision: Decision) -> Receipt: ...
     async def record_outcome(self, admission: Admission, outcome: Outcome) -> Receipt: ...
 
 
@@ -159,8 +159,7 @@ class Gateway:
         decision, call = self.obligations.meet(decision, principal, call)
         decision = await self.budget.hold(decision, principal, call)
         try:
-            with anyio.CancelScope(shield=True):  # an agent that hangs up now must not leave us unsure what is on disk
-                receipt = await self.ledger.record_intent(call, principal, decision)
+            receipt = await self.ledger.record_intent(call, principal, decision)
         except BaseException:
             self.budget.give_back(decision, principal)
             raise
@@ -187,8 +186,13 @@ class Gateway:
             async with self.backends.send(admission) as reply:
                 outcome.answers(reply)
                 released = self.obligations.release(admission.decision, admission.call, reply)
-                async with aclosing(self._chunks(released.chunks, outcome)) as chunks:
-                    yield replace(released, chunks=chunks)
+                if isinstance(released.chunks, Whole):
+                    outcome.saw(released.chunks.body, self.monotonic())
+                    outcome.completes()
+                    yield released
+                else:
+                    async with aclosing(self._chunks(released.chunks, outcome)) as chunks:
+                        yield replace(released, chunks=chunks)
         except BackendError as error:
             outcome.fails("timeout" if isinstance(error, BackendTimeout) else "error", error.reason)
             raise
@@ -214,17 +218,12 @@ class Gateway:
         outcome.completes()
 
     async def _record(self, admission: Admission, outcome: Outcome) -> bool:
-        """Record ``outcome`` even if the agent has hung up, but never wait longer than the deadline.
-
-        False means an intent without an outcome: the observer counts it and someone is woken.
-        """
-        with anyio.move_on_after(OUTCOME_DEADLINE_S, shield=True):
-            try:
-                await self.ledger.record_outcome(admission, outcome)
-            except Exception:  # noqa: BLE001  whatever the ledger's trouble is, it is counted and someone is woken
-                return False
-            return True
-        return False
+        """False means an intent without a durable outcome: the observer counts it and someone is woken."""
+        try:
+            await self.ledger.record_outcome(admission, outcome)
+        except Exception:  # noqa: BLE001  whatever the ledger's trouble is, it is counted and someone is woken
+            return False
+        return True
 
 
 def is_strict(call: Call) -> bool:

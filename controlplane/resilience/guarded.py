@@ -10,6 +10,7 @@ from http import HTTPStatus
 from controlplane.resilience.breaker import CircuitBreaker, State, Verdict
 from inference.backend import Backend, BackendReply, BackendRequest
 from inference.errors import BackendError, BackendRejected, BackendUnavailable
+from inference.whole import Whole
 
 UNREACHABLE = frozenset({"connect_failed", "connect_timeout", "dns_failed"})
 """Reasons of ``BackendUnavailable`` that mean that there was no connection at all."""
@@ -53,8 +54,12 @@ class GuardedBackend:
         try:
             async with self.inner.send(request) as reply:
                 watch.elapsed_s = self.now() - started_s
-                async with aclosing(self._watched(reply, watch, streams=request.streams)) as chunks:
-                    yield replace(reply, chunks=chunks)
+                if isinstance(reply.chunks, Whole):
+                    watch.verdict = verdict_of_status(reply.status)
+                    yield reply
+                else:
+                    async with aclosing(self._watched(reply, watch, streams=request.streams)) as chunks:
+                        yield replace(reply, chunks=chunks)
         except BackendError as error:
             watch.verdict = verdict_of(error)
             raise

@@ -19,7 +19,6 @@ from controlplane.calls import Call
 from controlplane.gateway.doors.tfserving_call import call_of
 from controlplane.gateway.edge import Refused
 from controlplane.gateway.gateway import Admission, Gateway
-from controlplane.gateway.hangup import until_cancelled
 from controlplane.gateway.problems import Problem, problem_for
 from inference.backend import FRESH_RUNGS, BackendReply
 from inference.tfserving import wire
@@ -91,7 +90,7 @@ class TfServingGrpc:
     def _handler(self, operation: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
         async def handle(body: bytes, context: Any) -> bytes:
             try:
-                answer, trailing = await until_cancelled(self._governed(operation, body, context))
+                answer, trailing = await self._governed(operation, body, context)
             except Exception as error:
                 await self._refuse(problem_for(error), error, context)
                 raise

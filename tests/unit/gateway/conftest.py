@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from audit.unhurried import Unhurried
 from controlplane.calls import Call, Decision, Effect, Principal, Receipt
 from controlplane.gateway.gateway import Admission, Gateway
 from controlplane.gateway.obligations import Obligations
 from controlplane.gateway.outcome import Outcome
 from controlplane.identity.errors import Unauthenticated
 from inference.backend import BackendReply
+from inference.whole import Whole
 
 ALLOW = Decision(effect=Effect.ALLOW, reason="granted", revision="r1")
 DENY = Decision(effect=Effect.DENY, reason="no_matching_rule", revision="r1")
@@ -46,31 +48,44 @@ class FixedPolicy:
 
 @dataclass
 class MemoryLedger:
-    """Remembers entries in order; ``broken`` refuses intents, ``stuck`` never finishes an outcome."""
+    """Remembers entries in order; ``broken`` refuses intents, ``forgets`` outcomes. ``on_write`` is called while an
+    entry is on its way."""
 
     entries: list[tuple[str, ...]] = field(default_factory=list)
     broken: Exception | None = None
-    stuck: bool = False
+    forgets: Exception | None = None
+    on_write: Callable[[], None] = lambda: None
 
     async def record_intent(self, call: Call, principal: Principal, decision: Decision) -> Receipt:
         if self.broken:
             raise self.broken
+        await self._write()
         self.entries.append(("intent" if decision.permits else "deny", decision.reason))
         return Receipt(call.id, len(self.entries) - 1, "checkpoint")
 
     async def record_outcome(self, admission: Admission, outcome: Outcome) -> Receipt:
-        if self.stuck:
-            await asyncio.Event().wait()
-        await asyncio.sleep(0)  # as a real ledger would: another task runs before the outcome is durable
+        await self._write()
+        if self.forgets:
+            raise self.forgets
         self.entries.append(("outcome", outcome.status, outcome.error))
         return Receipt(admission.receipt.event_id, len(self.entries) - 1, "checkpoint")
+
+    async def _write(self) -> None:
+        """As a real ledger would: other tasks run before the entry is durable, and nothing hurries it."""
+        self.on_write()
+        written = Unhurried[None]()
+        asyncio.get_running_loop().call_soon(written.set_result, None)
+        await written.outcome()
 
 
 @dataclass
 class ScriptedBackend:
-    """Plays ``script``: bytes are sent, exceptions raised, an Event waited for. Remembers calls and how they ended."""
+    """Plays ``script``: bytes are sent, exceptions raised, an Event waited for (``waiting`` says so); or answers with
+    ``whole`` at once. Remembers calls and how they ended."""
 
     script: list[bytes | Exception | asyncio.Event] = field(default_factory=lambda: [b"ab", b"c"])
+    whole: bytes = b""
+    waiting: asyncio.Event = field(default_factory=asyncio.Event)
     refuses: Exception | None = None
     status: int = 200
     headers: tuple[tuple[str, str], ...] = (("content-type", "text/plain"),)
@@ -83,7 +98,7 @@ class ScriptedBackend:
         if self.refuses:
             raise self.refuses
         try:
-            async with aclosing(self._play()) as chunks:
+            async with aclosing(Whole(self.whole) if self.whole else self._play()) as chunks:
                 yield BackendReply(self.status, self.headers, chunks, served_by="tiny/1")
         finally:
             self.closed += 1
@@ -93,6 +108,7 @@ class ScriptedBackend:
             if isinstance(step, Exception):
                 raise step
             if isinstance(step, asyncio.Event):
+                self.waiting.set()
                 await step.wait()
             else:
                 yield step

@@ -218,3 +218,19 @@ def test_caller_is_told_of_saved_and_of_degraded_answers(
     reply = BackendReply(200, (), chunks=None, rung=rung, age_s=age_s)  # type: ignore[arg-type]  # nobody reads them
     headers = dict(reply_headers(admission, reply))
     assert {name: headers[name] for name in (b"x-cache", b"age", b"x-degraded") if name in headers} == told
+
+
+async def test_reply_that_is_here_whole_leaves_in_one_piece(rig):
+    rig.backend.whole = b"abc"
+    wire = Wire()
+    await wire.run(rig)
+    assert [message.get("body") for message in wire.sent[1:]] == [b"abc"]
+    assert wire.ended
+
+
+async def test_whole_reply_of_a_call_with_effects_waits_for_the_durable_outcome(rig):
+    rig.backend.whole = b"abc"
+    entries_at_send: list[int] = []
+    wire = Wire(on_send=lambda message: entries_at_send.append(len(rig.ledger.entries)))
+    await wire.run(rig, PlainDoor(action="call"))
+    assert (wire.body, entries_at_send) == (b"abc", [1, 2])

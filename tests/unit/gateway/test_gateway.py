@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 
-import anyio
 import pytest
 
 from audit import AuditUnavailable
 from controlplane.calls import Call, Decision, Effect, Obligation, Principal
-from controlplane.gateway import gateway as gateway_module
 from controlplane.gateway.gateway import Admission, Denied
 from controlplane.gateway.obligations import Obligations, ObligationUnmet
 from controlplane.gateway.outcome import Outcome
@@ -137,13 +136,39 @@ async def test_agent_that_leaves_before_the_first_byte_still_leaves_one_outcome(
     assert rig.backend.closed == 1
 
 
+async def test_a_reply_that_is_here_whole_is_recorded_as_ok_before_the_agent_reads_it(rig):
+    """Nothing here can say that the agent read it; the backend has finished."""
+    rig.backend.whole = b"abc"
+    async with rig.gateway.relay(await rig.admit()) as reply:
+        assert reply.chunks.take() == b"abc"
+    assert rig.ledger.entries[1:] == [("outcome", "ok", "")]
+
+
+async def test_whole_reply_reads_like_any_other(rig):
+    rig.backend.whole = b"abc"
+    assert await rig.relay(await rig.admit()) == [b"abc"]
+
+
+async def test_error_answer_that_is_here_whole_is_an_error_outcome(rig):
+    rig.backend.whole, rig.backend.status = b"no", 404
+    await rig.relay(await rig.admit())
+    assert rig.ledger.entries[1:] == [("outcome", "error", "upstream_404")]
+
+
+async def relayed_until_cancelled(rig) -> None:
+    """One call, whose task ends as a hang-up ends it."""
+    with suppress(asyncio.CancelledError):
+        await rig.relay(await rig.admit())
+        await asyncio.sleep(0)  # the next wait, where a cancellation is raised that came while something was written
+
+
 async def test_hang_up_stops_the_backend_and_is_recorded_as_cancelled(rig):
-    rig.backend.script = [b"ab", asyncio.Event()]
-    admission = await rig.admit()
-    with anyio.CancelScope() as scope:
-        async with rig.gateway.relay(admission) as reply:
-            async for _ in reply.chunks:
-                scope.cancel()
+    stuck = asyncio.Event()
+    rig.backend.script = [b"ab", stuck]
+    serving = asyncio.create_task(relayed_until_cancelled(rig))
+    await rig.backend.waiting.wait()
+    serving.cancel()
+    await serving
     assert rig.ledger.entries[1:] == [("outcome", "cancelled", "")]
     assert rig.backend.closed == 1
 
@@ -153,39 +178,42 @@ async def test_hang_up_is_noticed_while_the_backend_never_waits(rig):
     rig.backend.script = [b"x"] * 1000
     admission = await rig.admit()
     read = 0
-    with anyio.CancelScope() as scope:
-        asyncio.get_running_loop().call_soon(scope.cancel)
-        async with rig.gateway.relay(admission) as reply:
-            async for _ in reply.chunks:
-                read += 1
+
+    async def serve() -> None:
+        nonlocal read
+        asyncio.get_running_loop().call_soon(serving.cancel)
+        with suppress(asyncio.CancelledError):
+            async with rig.gateway.relay(admission) as reply:
+                async for _ in reply.chunks:
+                    read += 1
+
+    serving = asyncio.create_task(serve())
+    await serving
     assert read < 10
     assert rig.ledger.entries[1:] == [("outcome", "cancelled", "")]
 
 
 async def test_hang_up_while_the_intent_is_written_still_leaves_one_outcome(rig):
     """The intent may be on disk already; leaving then must not leave it without an outcome."""
-    written = asyncio.Event()
-    record_intent = rig.ledger.record_intent
-
-    async def slow_intent(*call: object) -> object:
-        scope.cancel()
-        await asyncio.sleep(0)
-        written.set()
-        return await record_intent(*call)
-
-    rig.ledger.record_intent = slow_intent
-    with anyio.CancelScope() as scope:
-        await rig.relay(await rig.admit())
-    assert written.is_set()
+    rig.ledger.on_write = lambda: serving.cancel() if not rig.ledger.entries else None
+    serving = asyncio.create_task(relayed_until_cancelled(rig))
+    await serving
     assert rig.ledger.entries == [("intent", "granted"), ("outcome", "cancelled", "")]
+    assert rig.watcher.seen == [("admitted",), ("observed", "cancelled", True)]
 
 
-async def test_agent_is_served_when_the_outcome_cannot_be_recorded_and_someone_is_told(rig, monkeypatch):
-    monkeypatch.setattr(gateway_module, "OUTCOME_DEADLINE_S", 0.02)
-    rig.ledger.stuck = True
+async def test_hang_up_while_the_outcome_is_written_leaves_that_outcome_and_is_observed(rig):
+    rig.ledger.on_write = lambda: serving.cancel() if rig.ledger.entries else None
+    serving = asyncio.create_task(relayed_until_cancelled(rig))
+    await serving
+    assert rig.ledger.entries == [("intent", "granted"), ("outcome", "ok", "")]
+    assert rig.watcher.seen[-1] == ("observed", "ok", True)
+
+
+async def test_agent_is_served_when_the_outcome_cannot_be_recorded_and_someone_is_told(rig):
+    rig.ledger.forgets = AuditUnavailable("stalled")
     admission = await rig.admit()
-    with anyio.fail_after(5):
-        assert await rig.relay(admission) == [b"ab", b"c"]
+    assert await rig.relay(admission) == [b"ab", b"c"]
     assert rig.watcher.seen[-1] == ("observed", "ok", False)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
+from audit.unhurried import Unhurried
 from controlplane.gateway.edge import Exchange
 from controlplane.gateway.hangup import HangUp
 
@@ -31,7 +34,7 @@ async def turns(count: int) -> None:
 
 async def test_what_follows_the_last_byte_is_not_cancelled() -> None:
     server, recorded = Server(), False
-    with HangUp() as gone:
+    async with HangUp() as gone:
         gone.watch(server.receive)
         exchange = Exchange(server.send, gone.rest)
         await exchange.start(200, [])
@@ -44,10 +47,54 @@ async def test_what_follows_the_last_byte_is_not_cancelled() -> None:
 
 async def test_a_client_that_goes_earlier_still_ends_the_work() -> None:
     server, finished = Server(), False
-    with HangUp() as gone:
+    async with HangUp() as gone:
         gone.watch(server.receive)
         server.over.set()
         await turns(5)
         finished = True
 
     assert not finished
+
+
+async def test_a_client_that_goes_in_the_last_wait_leaves_no_cancellation_behind() -> None:
+    """The wait may be one that a cancellation cannot cut short: then it is still on its way when the block ends."""
+    server, written = Server(), Unhurried[None]()
+    async with HangUp() as gone:
+        gone.watch(server.receive)
+        server.over.set()
+        asyncio.get_running_loop().call_later(0, written.set_result, None)
+        await written.outcome()
+
+    await turns(3)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_somebody_elses_cancellation_is_not_taken_for_a_hang_up() -> None:
+    async def serve() -> None:
+        async with HangUp() as gone:
+            gone.watch(Server().receive)
+            await asyncio.Event().wait()
+
+    serving = asyncio.create_task(serve())
+    await turns(3)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+
+
+async def test_a_hang_up_together_with_somebody_elses_cancellation_ends_the_task() -> None:
+    server = Server()
+
+    async def serve() -> None:
+        async with HangUp() as gone:
+            gone.watch(server.receive)
+            await asyncio.Event().wait()
+
+    serving = asyncio.create_task(serve())
+    await turns(3)
+    server.over.set()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
