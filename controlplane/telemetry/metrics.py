@@ -271,6 +271,16 @@ class Metrics:
         self._promotions = self._counter(
             "promotions_total", "Challengers judged against their champion.", "model", "outcome"
         )
+        self._selections = self._counter(
+            "selections_total", "Models chosen for a task: as the best, as the only one, or to try.", "model", "why"
+        )
+        self._feedback = self._counter("feedback_total", "Judged answers that the choice has learnt from.", "model")
+        self._feedback_score = self._counter(
+            "feedback_score_total", "Sum of their scores, each between 0 (wrong) and 1 (right).", "model"
+        )
+        self._selection_reviews = self._gauge(
+            "selection_reviews", "Models that are not chosen until a person has looked at them."
+        )
 
     # --- what happens to calls
 
@@ -494,6 +504,19 @@ class Metrics:
     @fails_open
     def observe_promotion(self, *, model: str, outcome: str) -> None:
         self._promotions.child(model, outcome).inc()
+
+    @fails_open
+    def observe_selection(self, *, model: str, why: str) -> None:
+        self._selections.child(model, why).inc()
+
+    @fails_open
+    def observe_feedback(self, *, model: str, score: float) -> None:
+        self._feedback.child(model).inc()
+        self._feedback_score.child(model).inc(score)
+
+    @fails_open
+    def observe_selection_reviews(self, count: int) -> None:
+        self._selection_reviews.child().set(count)
 
     # --- what happens to telemetry itself
 

@@ -13,7 +13,7 @@ MILLION = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """``quality`` and ``latency_ms`` are what is believed before the first answer; None: the card does not say."""
+    """``quality`` and ``latency_ms`` are what the card says; None: it does not say."""
 
     name: str
     task: str
@@ -22,6 +22,7 @@ class Candidate:
     output_per_million_usd: float = 0.0
     per_call_usd: float = 0.0
     quality: float | None = None
+    believed_quality: float = UNKNOWN_QUALITY  # the same, with a number for not knowing
     quality_n: int | None = None
     latency_ms: float | None = None
 
@@ -37,13 +38,10 @@ class Candidate:
             output_per_million_usd=prices_usd[1],
             per_call_usd=prices_usd[2],
             quality=measured.value if measured else None,
+            believed_quality=measured.value if measured else UNKNOWN_QUALITY,
             quality_n=measured.n if measured else None,
             latency_ms=card.latency.p50_ms if card.latency else None,
         )
-
-    @property
-    def believed_quality(self) -> float:
-        return UNKNOWN_QUALITY if self.quality is None else self.quality
 
     def price_usd(self, input_tokens: int, output_tokens: int) -> float:
         tokens = self.input_per_million_usd * input_tokens + self.output_per_million_usd * output_tokens

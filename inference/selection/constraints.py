@@ -30,18 +30,9 @@ class ConstraintError(ValueError):
         self.reason, self.detail = reason, detail
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A candidate for one call: its accuracy now, its latency now (None: nobody knows), what the call will cost."""
-
-    candidate: Candidate
-    quality: float
-    latency_ms: float | None
-    price_usd: float
-
-
 OfCard = Callable[[Candidate], bool]
-OfOffer = Callable[[Offer], bool]
+OfOffer = Callable[[float, float | None, float], bool]
+"""(accuracy now, latency now in ms or None: unknown, price of this call in US dollars) → whether that will do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +49,11 @@ class Constraints:
     def admits(self, candidate: Candidate) -> bool:
         return all(test(candidate) for test in self.standing)
 
-    def met_by(self, offer: Offer) -> bool:
-        return all(test(offer) for test in self.moving)
+    def met_by(self, quality: float, latency_ms: float | None, price_usd: float) -> bool:
+        for test in self.moving:  # noqa: SIM110  all() takes twice as long, and every candidate is asked
+            if not test(quality, latency_ms, price_usd):
+                return False
+        return True
 
 
 NO_CONSTRAINTS = Constraints()
@@ -146,17 +140,17 @@ def _context(key: str, value: str) -> OfCard:
 
 def _latency(key: str, value: str) -> OfOffer:
     most = _number(key, value)
-    return lambda offer: offer.latency_ms is not None and offer.latency_ms <= most
+    return lambda _, latency_ms, __: latency_ms is not None and latency_ms <= most
 
 
 def _price(key: str, value: str) -> OfOffer:
     most = _number(key, value)
-    return lambda offer: offer.price_usd <= most
+    return lambda _, __, price_usd: price_usd <= most
 
 
 def _quality(key: str, value: str) -> OfOffer:
     least = _number(key, value)
-    return lambda offer: offer.quality >= least
+    return lambda quality, _, __: quality >= least
 
 
 STANDING: dict[str, Callable[[str, str], OfCard]] = {

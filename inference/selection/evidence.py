@@ -83,7 +83,7 @@ class Evidence:
         believed = []
         for one in candidates:
             found = judged.get((tenant, one.task, one.name))
-            believed.append(found.quality.mean if found is not None else one.believed_quality)
+            believed.append(one.believed_quality if found is None else found.quality.mean)
         return believed
 
     def draw(self, tenant: str, candidate: Candidate, now_s: float, random: Random) -> float:

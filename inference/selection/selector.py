@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from random import Random
 
 from inference.selection.candidates import Candidate
-from inference.selection.constraints import NO_CONSTRAINTS, Constraints, Offer
+from inference.selection.constraints import NO_CONSTRAINTS, Constraints
 from inference.selection.evidence import Evidence, Key
 from inference.selection.review import Review, Strikes
 from inference.selection.scoring import SCORERS
@@ -57,7 +56,7 @@ class Selected:
 
     model: str
     why: str
-    scores: tuple[tuple[str, int], ...] = ()
+    scores: Sequence[tuple[str, int]] = ()
 
 
 NOBODY = Selected("", "")
@@ -96,10 +95,15 @@ class Selector:
         evidence, tenant = self.evidence, ask.tenant
         qualities = evidence.qualities(tenant, candidates)
         latencies = evidence.latencies_ms(candidates, streams=ask.streams)
-        prices = [one.price_usd(ask.input_tokens, ask.output_tokens) for one in candidates]
+        counts_prices = self._settings.counts_prices or bool(ask.constraints.moving)
+        prices = (
+            [one.price_usd(ask.input_tokens, ask.output_tokens) for one in candidates]
+            if counts_prices
+            else [0.0] * len(candidates)
+        )
         if ask.constraints.moving:
-            offers = map(Offer, candidates, qualities, latencies, prices)
-            fit = [at for at, offer in enumerate(offers) if ask.constraints.met_by(offer)]
+            meets = map(ask.constraints.met_by, qualities, latencies, prices)
+            fit = [at for at, does in enumerate(meets) if does]
             candidates = [candidates[at] for at in fit]
             qualities, prices = ([row[at] for at in fit] for row in (qualities, prices))
             latencies = [latencies[at] for at in fit]
@@ -107,8 +111,8 @@ class Selector:
             return NOBODY
         known_ms = filled(latencies)
         scores = self._score(self._settings, qualities, known_ms, prices)
-        best = max(enumerate(scores), key=itemgetter(1))[0]
-        told = tuple((one.name, int(score * PPM)) for one, score in zip(candidates, scores, strict=True))
+        best = scores.index(max(scores))
+        told = [(one.name, int(score * PPM)) for one, score in zip(candidates, scores, strict=True)]
         if len(candidates) == 1:
             return self._taken(ask, candidates[best], ONLY, told)
         if self._settings.explore_share:
@@ -117,7 +121,7 @@ class Selector:
                 return Selected(tried.name, EXPLORATION, told)
         return self._taken(ask, candidates[best], BEST, told)
 
-    def _taken(self, ask: Ask, candidate: Candidate, why: str, scores: tuple[tuple[str, int], ...]) -> Selected:
+    def _taken(self, ask: Ask, candidate: Candidate, why: str, scores: Sequence[tuple[str, int]]) -> Selected:
         key = self.evidence.key(ask.tenant, ask.task, candidate.name)
         review = self._strikes.count(key, self.evidence.judged(*key))
         if review is not None:
@@ -140,7 +144,7 @@ class Selector:
                 return kept
         drawn = [self.evidence.draw(ask.tenant, one, now_s, self._random) for one in candidates]
         scores = self._score(self._settings, drawn, *rest)
-        tried = candidates[max(enumerate(scores), key=itemgetter(1))[0]]
+        tried = candidates[scores.index(max(scores))]
         self._tries[who] = period, tried.name
         if len(self._tries) > TRIES_KEPT:
             self._tries.popitem(last=False)
@@ -149,6 +153,8 @@ class Selector:
 
 def filled(latencies: Sequence[float | None]) -> list[float]:
     """Where a latency is unknown, the middle one of those that are known."""
-    known = sorted(one for one in latencies if one is not None)
-    middle = known[len(known) // 2] if known else UNKNOWN_MS
+    known = [one for one in latencies if one is not None]
+    if len(known) == len(latencies):
+        return known
+    middle = sorted(known)[len(known) // 2] if known else UNKNOWN_MS
     return [middle if one is None else one for one in latencies]

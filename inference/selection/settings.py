@@ -53,6 +53,11 @@ class SelectionSettings(BaseModel, frozen=True, extra="forbid"):
     )
     snapshot_s: float = Field(30.0, gt=0, description="Seconds between two writings of what was learnt to its file.")
 
+    @property
+    def counts_prices(self) -> bool:
+        """Whether the score looks at prices."""
+        return bool(self.price_weight) or self.scorer != "weighted"
+
     @model_validator(mode="after")
     def _can_compare(self) -> Self:
         if self.scorer not in SCORERS:

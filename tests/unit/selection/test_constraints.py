@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from inference.selection import Candidate, ConstraintError, read_wish
-from inference.selection.constraints import Offer
 from tests.unit.selection.models import a_candidate
 
 
 def met(text: str, candidate: Candidate, quality: float = 0.8, latency_ms: float | None = 100.0) -> bool:
     constraints = read_wish(f"auto:chat?{text}").constraints
-    return constraints.admits(candidate) and constraints.met_by(Offer(candidate, quality, latency_ms, 0.002))
+    return constraints.admits(candidate) and constraints.met_by(quality, latency_ms, 0.002)
 
 
 NORWEGIAN = a_candidate(

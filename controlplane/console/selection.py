@@ -1,0 +1,96 @@
+"""Operators and the choice of models: what was learnt for their tenant, who is under review, and clearing a review."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from controlplane.calls import Principal
+from controlplane.console.guard import GuardedRoute, permission
+from controlplane.console.ports import Receipt
+from controlplane.console.problems import DESCRIBED
+
+RESOURCE = "/api/selection"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearntView:
+    """A model as the choice sees it for one tenant. Accuracies in millionths; None: nothing is known."""
+
+    task: str
+    model: str
+    accuracy_ppm: int | None
+    reference_ppm: int | None
+    answers: int
+    latency_ms: float | None
+    under_review: bool
+
+
+class SelectionControl(Protocol):
+    def view(self, principal: Principal) -> Sequence[LearntView]: ...
+
+    async def clear(self, task: str, model: str, by: Principal, reason: str) -> Receipt:
+        """Recorded, then done. Raises ``NotFound`` or ``audit.AuditUnavailable``."""
+        ...
+
+
+class Learnt(BaseModel):
+    task: str
+    model: str
+    accuracy_ppm: int | None
+    reference_ppm: int | None
+    answers: int
+    latency_ms: float | None
+    under_review: bool
+
+
+class LearntList(BaseModel):
+    models: list[Learnt]
+
+
+class Clearance(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    task: str = Field(max_length=64)
+    model: str = Field(max_length=200)
+    reason: Annotated[str, Field(min_length=3, max_length=500, description="Why it may be chosen again; recorded.")]
+
+
+class Cleared(BaseModel):
+    """The clearance is durable in the ledger under this event, and done."""
+
+    event_id: str
+    ledger_index: int
+
+
+class SelectionApi:
+    def __init__(self, control: SelectionControl) -> None:
+        self.control = control
+
+    def router(self) -> APIRouter:
+        router = APIRouter(route_class=GuardedRoute, responses=DESCRIBED, tags=["selection"])
+        router.add_api_route(
+            RESOURCE, self.list_learnt, methods=["GET"], openapi_extra=permission("read", RESOURCE), name="list_learnt"
+        )
+        router.add_api_route(
+            f"{RESOURCE}/clear",
+            self.clear_review,
+            methods=["POST"],
+            openapi_extra=permission("write", RESOURCE),
+            name="clear_review",
+        )
+        return router
+
+    async def list_learnt(self, request: Request) -> LearntList:
+        """Models that the choice knows, as it sees them for your tenant; those under review are not chosen."""
+        views = self.control.view(request.state.principal)
+        return LearntList(models=[Learnt.model_validate(view, from_attributes=True) for view in views])
+
+    async def clear_review(self, request: Request, said: Clearance) -> Cleared:
+        """Let a model back into the choice for your tenant."""
+        receipt = await self.control.clear(said.task, said.model, request.state.principal, said.reason)
+        return Cleared(event_id=receipt.event_id, ledger_index=receipt.index)
