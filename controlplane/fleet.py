@@ -7,9 +7,7 @@ fallback ladders. A model server that is down at start is told what to serve whe
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
 
 import anyio
 
@@ -20,41 +18,21 @@ from controlplane.resilience.cache import AnswerCache
 from controlplane.resilience.ladder import FallbackLadder
 from controlplane.resilience.settings import BreakerSettings
 from controlplane.settings import OpenAiBackend, Settings, TfServingModels
-from inference.backend import Backend, BackendReply, BackendRequest
-from inference.errors import BackendError, BackendUnavailable
+from controlplane.shadow import Shadows
+from controlplane.versions import AtVersion
+from inference.backend import Backend
+from inference.errors import BackendError
+from inference.routing import ReplicaPool
 from inference.tfserving.backend import TfServingBackend
 from inference.tfserving.deployment import Deployment, DeploymentError
+from inference.tfserving.replica import ReplicaBackend
 from inference.tfserving.settings import DeploymentSettings
 from inference.tfserving.signatures import DeployedSignatures, Signature
-from inference.tfserving.wire import State
 from inference.vllm import VllmBackend
 
 DEPLOYMENT_CHECK_S = 5.0
 DEPLOYMENT_RETRY_S = 0.5
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class AtVersion:
-    """Names the version before the call goes out, so that breaker, ledger and server mean the same one."""
-
-    inner: Backend
-    deployment: Deployment
-
-    def send(self, request: BackendRequest) -> AbstractAsyncContextManager[BackendReply]:
-        served = self.deployment.models.get(request.target)
-        if served is None or not served.versions:
-            return _unavailable(request.target)
-        if request.operation == "GetModelStatus":
-            return self.inner.send(request)  # a question about all versions
-        version = self.deployment.resolve(request.target, request.version, request.label)
-        return self.inner.send(replace(request, version=version, label=None))
-
-
-@asynccontextmanager
-async def _unavailable(model: str) -> AsyncGenerator[BackendReply]:
-    raise BackendUnavailable("not_deployed", f"no server has been told yet to serve {model}")
-    yield  # makes this a generator
 
 
 class Fleet:
@@ -64,9 +42,10 @@ class Fleet:
         self._settings, self._catalogue, self._clock = settings, catalogue, clock
         self.breakers = Breakers(self._breaker_settings, clock.monotonic)
         self.deployments: dict[str, Deployment] = {}
-        self._servers: dict[str, VllmBackend | TfServingBackend] = {}
+        self.shadows = Shadows()
+        self._servers: list[VllmBackend | TfServingBackend] = []
         self._guarded: dict[str, Backend] = {}
-        self._signatures: dict[int, DeployedSignatures] = {}
+        self._signatures: dict[str, DeployedSignatures] = {}
         for name, each in settings.backends.items():
             self._add(name, each)
         self._cache = AnswerCache(settings.fallback)
@@ -75,7 +54,7 @@ class Fleet:
 
     def names(self) -> Collection[str]:
         """The models that policy knows and a configured server serves."""
-        return [name for name, entry in self._catalogue().models.items() if entry.backend in self._servers]
+        return [name for name, entry in self._catalogue().models.items() if entry.backend in self._guarded]
 
     def ladder_of(self, name: str) -> Backend | None:
         catalogue = self._catalogue()
@@ -85,11 +64,8 @@ class Fleet:
 
     def deployment_of(self, model: str) -> Deployment | None:
         """That of the backend which the catalogue names, or of whoever serves a model that is not in the catalogue."""
-        entry = self._catalogue().models.get(model)
-        if entry is not None:
-            named = self.deployments.get(entry.backend)
-            return named if named is not None and named.serves(model) else None
-        return next((each for each in self.deployments.values() if each.serves(model)), None)
+        name = self._deployed_by(model)
+        return None if name is None else self.deployments[name]
 
     def version_meant(self, model: str, version: int | None, label: str | None) -> int:
         """The version that a call names or implies just now; 0 when it cannot be told."""
@@ -101,34 +77,51 @@ class Fleet:
 
     def known(self, model: str, version: int | None = None, label: str | None = None) -> Mapping[str, Signature] | None:
         """The signatures of a deployed model, so far as they have been learnt. A call asks no server anything."""
-        deployment = self.deployment_of(model)
-        if deployment is None:
-            return None
-        return self._signatures[id(deployment)].known(model, version, label)
+        name = self._deployed_by(model)
+        return None if name is None else self._signatures[name].known(model, version, label)
+
+    async def learn(self, model: str) -> None:
+        """Ask for the signatures of what was loaded just now. Nothing waits for the answer: calls go on without it."""
+        name = self._deployed_by(model)
+        if name is not None:
+            await self._learn(name)
 
     async def keep_deployed(self) -> None:
         """Until cancelled: every model server serves what its deployment remembers, also after it was restarted."""
         async with anyio.create_task_group() as tasks:
             for name, deployment in self.deployments.items():
-                tasks.start_soon(self._keep, name, deployment)
+                for replica in deployment.replicas:
+                    tasks.start_soon(self._keep, name, replica)
 
     async def aclose(self) -> None:
-        for server in self._servers.values():
+        for server in self._servers:
             await server.aclose()
+
+    def _deployed_by(self, model: str) -> str | None:
+        """The name of the backend whose deployment has ``model``."""
+        entry = self._catalogue().models.get(model)
+        if entry is not None:
+            named = self.deployments.get(entry.backend)
+            return entry.backend if named is not None and named.serves(model) else None
+        return next((name for name, each in self.deployments.items() if each.serves(model)), None)
 
     def _add(self, name: str, each: OpenAiBackend | TfServingModels) -> None:
         if isinstance(each, OpenAiBackend):
-            chat = self._servers[name] = VllmBackend(each)
+            chat = VllmBackend(each)
+            self._servers.append(chat)
             self._guarded[name] = GuardedByVersion(chat, self.breakers, self._clock.monotonic)
             return
-        server = self._servers[name] = TfServingBackend(each)
+        servers = {one: TfServingBackend(each.model_copy(update={"target": one})) for one in each.all_targets()}
+        self._servers += servers.values()
         file = self._settings.state / f"deployment-{name}.json"
         deployment = self.deployments[name] = Deployment(
-            DeploymentSettings(file=file, models=each.models), server, self._clock.monotonic
+            DeploymentSettings(file=file, models=each.models), servers, self._clock.monotonic
         )
-        self._signatures[id(deployment)] = DeployedSignatures(deployment, server)
-        guarded = GuardedByVersion(server, self.breakers, self._clock.monotonic)
-        self._guarded[name] = AtVersion(guarded, deployment)
+        signatures = self._signatures[name] = DeployedSignatures(deployment)
+        replicas = {one: ReplicaBackend(servers[one], replica) for one, replica in deployment.replicas.items()}
+        pool = ReplicaPool(replicas, serves=deployment.serves_at)
+        guarded = GuardedByVersion(pool, self.breakers, self._clock.monotonic)
+        self._guarded[name] = AtVersion(guarded, deployment, signatures, self.shadows)
 
     def _build(self, models: Mapping[str, ModelEntry]) -> dict[str, FallbackLadder]:
         primaries = {name: self._guarded[e.backend] for name, e in models.items() if e.backend in self._guarded}
@@ -146,30 +139,27 @@ class Fleet:
             return self._settings.breaker.model_copy(update={"slow_call_s": backend.slow_first_token_s})
         return self._settings.breaker
 
-    async def _keep(self, name: str, deployment: Deployment) -> None:
-        complained = False
+    async def _keep(self, name: str, replica: str) -> None:
+        deployment, complained = self.deployments[name], False
         while True:
+            pause_s = DEPLOYMENT_CHECK_S
             try:
-                if not await _is_served(deployment):
-                    await deployment.start()
-                    log.info("model server serves what it should", extra={"backend": name})
-                await self._signatures[id(deployment)].learn()
-                complained, pause_s = False, DEPLOYMENT_CHECK_S
+                await deployment.attend(replica)
+                complained = False
             except (BackendError, DeploymentError) as error:
                 if not complained:
-                    log.warning("model server is not ready", extra={"backend": name, "cause": str(error)})
-                complained, pause_s = True, DEPLOYMENT_RETRY_S
+                    said = {"backend": name, "replica": replica, "cause": str(error)}
+                    log.warning("model server is not as it should be", extra=said)
+                complained = True
+                pause_s = DEPLOYMENT_RETRY_S if isinstance(error, BackendError) else DEPLOYMENT_CHECK_S
             except Exception:
                 log.exception("keeping a model server deployed broke; trying again", extra={"backend": name})
-                pause_s = DEPLOYMENT_CHECK_S
-            await anyio.sleep(pause_s)
+            await self._learn(name)
+            with anyio.move_on_after(pause_s):
+                await deployment.replicas[replica].wait_lost()
 
-
-async def _is_served(deployment: Deployment) -> bool:
-    """Whether every remembered version of every model is AVAILABLE."""
-    told = await deployment.status()
-    for model, served in deployment.models.items():
-        available = {one.version for one in told[model] if one.state is State.AVAILABLE}
-        if not served.versions or not set(served.versions) <= available:
-            return False
-    return True
+    async def _learn(self, name: str) -> None:
+        try:
+            await self._signatures[name].learn()
+        except BackendError as error:
+            log.info("signatures are not known yet", extra={"backend": name, "cause": str(error)})

@@ -1,8 +1,10 @@
-"""Which versions of which models the model server shall serve, and which version each label names.
+"""Which versions of which models the model servers shall serve, and which version each label names.
 
 TF Serving replaces its whole configuration at each reload and cannot say what it is, so it is kept here, in one JSON
-file, and always sent whole. A label moves only onto a version that the server says is AVAILABLE. Every operation may be
-repeated: what holds already is not done again. What fails leaves file and server as they were.
+file, and always sent whole, to every replica of the backend. A change holds when every replica that can be reached
+serves it; one that cannot is lost, gets no calls, and is told when it is back. A label moves only onto a version that
+the servers say is AVAILABLE. Every operation may be repeated: what holds already is not done again. What fails leaves
+file and servers as they were.
 """
 
 from __future__ import annotations
@@ -10,67 +12,65 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 
-from inference.errors import BackendError, BackendRejected
-from inference.tfserving import wire
+from inference.errors import BackendError, BackendRejected, BackendTimeout, BackendUnavailable
+from inference.savedmodel.reader import versions as versions_in
+from inference.tfserving.control import (
+    Control,
+    DeploymentError,
+    Models,
+    ModelServer,
+    Patience,
+    VersionStatus,
+    available_in,
+)
+from inference.tfserving.replica import Replica, ReplicaStatus
+from inference.tfserving.served import CANARY, Served, Shadow, served_from
 from inference.tfserving.settings import DeploymentSettings
-from inference.tfserving.wire import State
 
-
-class ModelServer(Protocol):
-    """``TfServingBackend``, as far as a deployment needs it."""
-
-    async def call(self, operation: str, body: bytes, timeout_s: float) -> bytes: ...
-
-
-class DeploymentError(Exception):
-    """The server did not do what it was told; ``reason`` is a stable word."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
-
-
-@dataclass(frozen=True, slots=True)
-class VersionStatus:
-    version: int
-    state: State
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """One model as it shall be: base path as the server sees it, versions ascending, label → version."""
-
-    base_path: str
-    versions: tuple[int, ...] = ()
-    labels: Mapping[str, int] = field(default_factory=dict)
+__all__ = ["Deployment", "DeploymentError", "ModelServer", "Served", "VersionStatus"]
 
 
 class Deployment:
+    """``servers`` are the replicas of one backend by name; all of them shall serve the same."""
+
     def __init__(
         self,
         settings: DeploymentSettings,
-        server: ModelServer,
+        servers: Mapping[str, ModelServer],
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Any] = anyio.sleep,
     ) -> None:
-        self._settings, self._server, self._monotonic, self._sleep = settings, server, monotonic, sleep
-        self._models = self._remembered()
+        self._settings, self._monotonic, self._sleep = settings, monotonic, sleep
+        timeouts = settings.timeout_s, settings.answer_s, settings.appear_s, settings.poll_s
+        patience = Patience(*timeouts, monotonic, sleep)
+        self._replicas = {name: Replica(name, Control(server, patience)) for name, server in servers.items()}
+        self._models: Models = self._remembered()
         self._changing = anyio.Lock()
+        self._running: Counter[tuple[str, int]] = Counter()
 
     @property
-    def models(self) -> Mapping[str, Served]:
+    def models(self) -> Models:
         return dict(self._models)
+
+    @property
+    def replicas(self) -> Mapping[str, Replica]:
+        return dict(self._replicas)
 
     def serves(self, model: str) -> bool:
         return model in self._models
+
+    def served(self, model: str) -> Served | None:
+        return self._models.get(model)
 
     def resolve(self, model: str, version: int | None = None, label: str | None = None) -> int:
         """The version that answers a call; without version and label, the default label's.
@@ -78,7 +78,7 @@ class Deployment:
         Raises ``BackendRejected`` in TF Serving's words when there is none.
         """
         served = self._models.get(model)
-        if version is not None:
+        if version:  # 0 is "whatever is served"
             if served is None or version not in served.versions:
                 raise BackendRejected("not_found", f"Servable not found for request: Specific({model}, {version})")
             return version
@@ -89,33 +89,67 @@ class Deployment:
             raise BackendRejected("not_found", f"Servable not found for request: Latest({model})")
         raise BackendRejected("invalid_argument", f"Unrecognized servable version label: {label}")
 
-    async def start(self) -> None:
-        """Bring the server to what is remembered; a model seen for the first time is taken as the server has it.
+    def server_with(self, model: str, version: int) -> ModelServer | None:
+        """Some replica's server that serves this version."""
+        return next((each.control.server for each in self._replicas.values() if each.serves(model, version)), None)
 
-        Raises ``BackendError`` or ``DeploymentError``.
+    def serves_at(self, replica: str, model: str, version: int | None) -> bool:
+        """Whether calls for this version may be sent to that replica."""
+        return self._replicas[replica].serves(model, version)
+
+    def replica_statuses(self) -> list[ReplicaStatus]:
+        return [each.status() for each in self._replicas.values()]
+
+    @contextmanager
+    def using(self, model: str, version: int) -> Generator[None]:
+        """While this is open, ``unload`` of that version waits."""
+        self._running[model, version] += 1
+        try:
+            yield
+        finally:
+            self._running[model, version] -= 1
+
+    def running(self, model: str, version: int | None = None) -> int:
+        """Calls under way to one version of a model, or to all."""
+        if version is not None:
+            return self._running[model, version]
+        return sum(count for (name, _), count in self._running.items() if name == model)
+
+    async def start(self) -> None:
+        """Bring every replica that can be reached to what is remembered.
+
+        Raises ``BackendError`` or ``DeploymentError`` when none is as it should be.
         """
-        async with self._changing:
-            models = dict(self._models)
-            for name, served in models.items():
-                if not served.versions:
-                    models[name] = await self._as_found(name, served)
-            await self._send(_with_labels(models, await self._available(models)))
-            for name, served in models.items():
-                await self._await_available(name, served.versions)
-            await self._send(models)
-            self._remember(models)
+        errors: list[Exception] = []
+        async with anyio.create_task_group() as tasks:
+            for name in self._replicas:
+                tasks.start_soon(_gathering, errors, partial(self.attend, name))
+        if len(errors) == len(self._replicas):
+            raise errors[0]
+
+    async def attend(self, name: str) -> None:
+        """See that a replica serves what it should, and tell it if not. To be called again and again.
+
+        Raises ``BackendError`` when it cannot be reached, ``DeploymentError`` when some model is not as it should be;
+        the other models are. Calls go only to versions that it is known to serve.
+        """
+        replica = self._replicas[name]
+        try:
+            if replica.is_ready and await self._is_as_remembered(replica):
+                return
+            async with self._changing:
+                await self._catch_up(replica)
+        except BackendError:
+            replica.lose()
+            raise
 
     async def load(self, model: str, version: int) -> None:
         """Return when ``version`` is AVAILABLE beside what is served already. Labels do not move.
 
-        Raises ``BackendError`` or ``DeploymentError``; then the server was told to serve what it served before.
+        Raises ``BackendError`` or ``DeploymentError``; then the servers were told to serve what they served before.
         """
         async with self._changing:
-            served = self._known(model)
-            wanted = replace(served, versions=tuple(sorted({*served.versions, version})))
-            if wanted == served and version in await self._available_of(model):
-                return
-            await self._change(model, wanted, [version])
+            await self._load(model, version)
 
     async def move_label(self, model: str, label: str, version: int) -> None:
         """Make ``label`` mean ``version``, which must be loaded. Raises ``BackendError`` or ``DeploymentError``."""
@@ -123,93 +157,202 @@ class Deployment:
             served = self._known(model)
             if served.labels.get(label) == version:
                 return
-            if version not in served.versions or version not in await self._available_of(model):
+            if version not in served.versions:
                 raise DeploymentError("not_available", f"version {version} of {model} is not available; load it first")
-            await self._change(model, replace(served, labels={**served.labels, label: version}))
+            await self._change(model, served.with_label(label, version, self._settings.default_label), [version])
+
+    async def set_canary(self, model: str, version: int, percent: int) -> None:
+        """Give ``percent`` of the agents ``version``: the same agents and some more when it grows; 0 is nobody.
+
+        Raises ``BackendError`` or ``DeploymentError``.
+        """
+        async with self._changing:
+            if percent:
+                await self._load(model, version)
+            served = self._known(model)
+            if percent and served.labels.get(self._settings.default_label) == version:
+                raise DeploymentError("already_stable", f"version {version} of {model} is what everybody gets")
+            moved = served.with_label(CANARY, version, self._settings.default_label) if percent else served
+            await self._change(model, replace(moved, canary_percent=percent), [version] if percent else [])
+
+    async def set_shadow(self, model: str, version: int, percent: int) -> None:
+        """Copy ``percent`` of the calls to ``version``, which is loaded first; 0 ends it.
+
+        Raises ``BackendError`` or ``DeploymentError``.
+        """
+        async with self._changing:
+            if percent:
+                await self._load(model, version)
+            shadow = Shadow(version, percent) if percent else None
+            await self._change(model, replace(self._known(model), shadow=shadow))
+
+    async def roll_back(self, model: str) -> int:
+        """The default label back on what it named before; returns that version. It is loaded if it is not.
+
+        Raises ``BackendError`` or ``DeploymentError``: ``no_previous``.
+        """
+        default = self._settings.default_label
+        async with self._changing:
+            try:
+                version = self._known(model).rolled_back(default).labels[default]
+            except LookupError as error:
+                raise DeploymentError("no_previous", f"{model}: {error}") from None
+            await self._load(model, version)
+            await self._change(model, self._known(model).rolled_back(default), [version])
+            return version
 
     async def unload(self, model: str, version: int) -> None:
-        """Stop serving ``version``. Raises ``DeploymentError`` while a label still names it."""
-        async with self._changing:
-            served = self._known(model)
-            if version in served.labels.values():
-                raise DeploymentError("labelled", f"version {version} of {model} still has a label")
-            if version in served.versions:
-                kept = tuple(number for number in served.versions if number != version)
-                await self._change(model, replace(served, versions=kept))
+        """Stop serving ``version``, after the calls that are under way.
 
-    async def status(self) -> dict[str, tuple[VersionStatus, ...]]:
-        """What the server says about each model, newest version first; () for one it does not know."""
-        return {model: await self._status_of(model) for model in self._models}
+        Raises ``DeploymentError`` while a label still names it.
+        """
+        async with self._changing:
+            served, before = self._known(model), self._models
+            if uses := served.uses_of(version):
+                raise DeploymentError("labelled", f"version {version} of {model} still has a {', '.join(uses)}")
+            if version not in served.versions:
+                return
+            self._remember({**before, model: served.without_version(version)})  # from here on no call begins
+            await self._drained(model, version)
+            try:
+                await self._tell_all(self._models, model)
+            except (BackendError, DeploymentError):
+                self._remember(before)
+                await self._restore(before)
+                raise
+
+    async def status(self, name: str | None = None) -> dict[str, tuple[VersionStatus, ...]]:
+        """What a replica says about each model, newest version first; () for one it does not know."""
+        control = self._replicas[name or next(iter(self._replicas))].control
+        return {model: await control.status_of(model) for model in self._models}
 
     def _known(self, model: str) -> Served:
         if model not in self._models:
             raise DeploymentError("unknown_model", f"{model} is not in the deployment's settings")
         return self._models[model]
 
-    async def _as_found(self, name: str, served: Served) -> Served:
-        available = await self._available_of(name)
-        if not available:
-            raise DeploymentError("not_available", f"the server has no version of {name}; publish one first")
-        newest = max(available)
-        return replace(served, versions=(newest,), labels={self._settings.default_label: newest})
+    async def _load(self, model: str, version: int) -> None:
+        served = self._known(model)
+        if version not in served.versions:
+            self._refuse_missing(served, version)
+        await self._change(model, served.with_version(version), [version])
 
-    async def _change(self, model: str, wanted: Served, awaited: Iterable[int] = ()) -> None:
+    def _refuse_missing(self, served: Served, version: int) -> None:
+        """At once, where the versions can be seen from here; elsewhere the server's word is waited for."""
+        seen = versions_in(Path(served.base_path))
+        if seen and version not in seen:
+            raise DeploymentError("no_such_version", f"{served.base_path} has no version {version}, only {seen}")
+
+    async def _change(self, model: str, wanted: Served, awaited: Collection[int] = ()) -> None:
         before, after = self._models, {**self._models, model: wanted}
+        if wanted == before[model] and self._is_everywhere(model, awaited):
+            return
         try:
-            await self._send(after)
-            await self._await_available(model, awaited)
+            await self._require_ready()
+            if not (_looks_same(wanted, before[model]) and self._is_everywhere(model, awaited)):
+                await self._tell_all(after, model, awaited)
             self._remember(after)
         except (BackendError, DeploymentError, anyio.get_cancelled_exc_class()):
             await self._restore(before)
             raise
 
-    async def _send(self, models: Mapping[str, Served]) -> None:
-        answer = await self._server.call(wire.RELOAD, _reload_request(models), self._settings.timeout_s)
-        status = _parsed(wire.ReloadConfigResponse, answer).status
-        if status.error_code:
-            raise DeploymentError("reload_refused", status.error_message)
+    def _is_everywhere(self, model: str, versions: Collection[int]) -> bool:
+        """Whether every replica that gets calls serves all of them."""
+        ready = [each for each in self._replicas.values() if each.is_ready]
+        return bool(ready) and all(each.serves(model, version) for each in ready for version in versions)
 
-    async def _restore(self, models: Mapping[str, Served]) -> None:
-        """Undo, even for a caller that has gone; a server that is down will be told again by ``start``."""
-        with anyio.move_on_after(self._settings.timeout_s, shield=True):
-            try:
-                await self._send(models)
-            except (BackendError, DeploymentError):
-                return
+    async def _require_ready(self) -> None:
+        """Some replica must be there to be told; one that was lost a moment ago may be back."""
+        errors: list[Exception] = []
+        if any(each.is_ready for each in self._replicas.values()):
+            return
+        for replica in self._replicas.values():
+            await _gathering(errors, partial(self._catch_up, replica))
+        if not any(each.is_ready for each in self._replicas.values()):
+            raise errors[0] if errors else BackendUnavailable("not_deployed", "no replica serves anything")
 
-    async def _await_available(self, model: str, versions: Iterable[int]) -> None:
-        deadline_s = self._monotonic() + self._settings.timeout_s
-        missing = set(versions)
-        while missing:
-            told = {one.version: one for one in await self._status_of(model)}
-            for number in sorted(missing):
-                one = told.get(number)
-                if one is not None and one.state is State.AVAILABLE:
-                    missing.discard(number)
-                elif one is not None and one.error:
-                    raise DeploymentError("load_failed", f"version {number} of {model}: {one.error}")
-            if missing:
-                if self._monotonic() >= deadline_s:
-                    raise DeploymentError("load_timeout", f"versions {sorted(missing)} of {model} are not available")
-                await self._sleep(self._settings.poll_s)
+    async def _tell_all(self, models: Models, model: str, awaited: Collection[int] = ()) -> None:
+        """Tell every replica that gets calls, and wait for ``awaited`` on each. One that is away is told when back.
 
-    async def _available(self, models: Mapping[str, Served]) -> dict[str, set[int]]:
-        return {model: await self._available_of(model) for model in models}
+        Raises ``BackendError`` or ``DeploymentError`` when one of them refuses, or none can be reached.
+        """
+        ready = [each for each in self._replicas.values() if each.is_ready]
+        errors: list[Exception] = []
+        async with anyio.create_task_group() as tasks:
+            for replica in ready:
+                tasks.start_soon(_gathering, errors, partial(self._tell, replica, models, model, awaited))
+        refused = [error for error in errors if not isinstance(error, BackendUnavailable | BackendTimeout)]
+        if refused or len(errors) == len(ready):
+            raise (refused or errors or [BackendUnavailable("not_deployed", "no replica can be reached")])[0]
 
-    async def _available_of(self, model: str) -> set[int]:
-        return {one.version for one in await self._status_of(model) if one.state is State.AVAILABLE}
-
-    async def _status_of(self, model: str) -> tuple[VersionStatus, ...]:
-        request = wire.GetModelStatusRequest()
-        request.model_spec.name = model
+    async def _tell(self, replica: Replica, models: Models, model: str, awaited: Collection[int]) -> None:
+        kept = frozenset(models[model].versions)
         try:
-            answer = await self._server.call("GetModelStatus", request.SerializeToString(), self._settings.timeout_s)
-        except BackendRejected as error:
-            if error.reason == "not_found":
-                return ()
+            before = await replica.control.status_of(model)  # one that is frozen is found out quickly
+            replica.confirm_model(model, available_in(before) & kept)
+            await replica.control.tell(models)
+            await replica.control.await_available(model, awaited, before)
+            replica.confirm_model(model, (available_in(before) | frozenset(awaited)) & kept)
+        except (BackendUnavailable, BackendTimeout):
+            replica.lose()
             raise
-        told = _parsed(wire.GetModelStatusResponse, answer).model_version_status
-        return tuple(VersionStatus(one.version, _state(one.state), one.status.error_message) for one in told)
+
+    async def _restore(self, models: Models) -> None:
+        """Undo, even for a caller that has gone. A server that cannot be told is lost until ``attend`` tells it."""
+        with anyio.CancelScope(shield=True):
+            for replica in [each for each in self._replicas.values() if each.is_ready]:
+                try:
+                    with anyio.fail_after(self._settings.timeout_s):
+                        await replica.control.tell(models)
+                        replica.confirm(await _available(replica, models))
+                except (BackendError, DeploymentError, TimeoutError):
+                    replica.lose()
+
+    async def _drained(self, model: str, version: int) -> None:
+        deadline_s = self._monotonic() + self._settings.drain_s
+        while self.running(model, version) and self._monotonic() < deadline_s:
+            await self._sleep(self._settings.poll_s)
+
+    async def _is_as_remembered(self, replica: Replica) -> bool:
+        """Whether every remembered version is AVAILABLE, and no model has got its first one."""
+        for model, served in self._models.items():
+            if served.versions and not set(served.versions) <= await replica.control.available_of(model):
+                return False
+            if not served.versions and versions_in(Path(served.base_path)):
+                return False
+        return all(replica.serves(name, version) for name, one in self._models.items() for version in one.versions)
+
+    async def _catch_up(self, replica: Replica) -> None:
+        """Tell one replica everything, unless it is fresh and serves all of it anyway."""
+        control = replica.control
+        told = {model: await control.status_of(model) for model in self._models}
+        available = {model: available_in(one) for model, one in told.items()}
+        models = {name: self._as_found(one, available[name]) for name, one in self._models.items()}
+        errors = [_unpublished(name) for name, one in models.items() if not one.versions]
+        lacking = [name for name, one in models.items() if not set(one.versions) <= available[name]]
+        if replica.must_be_told or lacking or models != self._models:
+            sent = _with_labels(models, available)
+            await control.tell(sent)
+            for name in lacking:
+                try:
+                    await control.await_available(name, models[name].versions, told[name])
+                except DeploymentError as error:
+                    errors.append(error)
+            available = await _available(replica, models)
+            if (complete := _with_labels(models, available)) != sent:
+                await control.tell(complete)
+        replica.confirm({name: frozenset(one.versions) & available[name] for name, one in models.items()})
+        if models != self._models:
+            self._remember(models)
+        if errors:
+            raise errors[0]
+
+    def _as_found(self, served: Served, available: Collection[int]) -> Served:
+        """A model seen for the first time is taken as the server, or else the disk, has it: its newest version."""
+        found = available or versions_in(Path(served.base_path))
+        if served.versions or not found:
+            return served
+        return served.with_version(max(found)).with_label(self._settings.default_label, max(found))
 
     def _remembered(self) -> dict[str, Served]:
         """What the file says, for the models and base paths that the settings name."""
@@ -217,40 +360,38 @@ class Deployment:
             stored = json.loads(self._settings.file.read_text("utf-8"))
         except FileNotFoundError:
             stored = {}
-        models = {}
-        for name, base_path in self._settings.models.items():
-            entry = stored.get(name, {})
-            models[name] = Served(base_path, tuple(entry.get("versions", ())), dict(entry.get("labels", {})))
-        return models
+        return {name: served_from(path, stored.get(name, {})) for name, path in self._settings.models.items()}
 
-    def _remember(self, models: Mapping[str, Served]) -> None:
+    def _remember(self, models: Models) -> None:
         """Durable on return: a reader sees the old file or the new one."""
-        document = {name: {"versions": list(one.versions), "labels": one.labels} for name, one in models.items()}
         try:
-            _write(self._settings.file, json.dumps(document, indent=2, sort_keys=True))
+            _write(self._settings.file, {name: one.as_json() for name, one in models.items()})
         except OSError as error:
             raise DeploymentError("not_remembered", f"{self._settings.file}: {error}") from error
         self._models = dict(models)
 
 
-def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.draft")  # one name, so that failed attempts do not pile up
-    with draft.open("w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    draft.replace(file)
-
-
-def _parsed(kind: Any, answer: bytes) -> Any:
+async def _gathering(errors: list[Exception], act: Callable[[], Awaitable[None]]) -> None:
     try:
-        return wire.parse(kind, answer)
-    except wire.WireError as error:
-        raise DeploymentError("invalid_answer", str(error)) from error
+        await act()
+    except (BackendError, DeploymentError) as error:
+        errors.append(error)
 
 
-def _with_labels(models: Mapping[str, Served], available: Mapping[str, set[int]]) -> dict[str, Served]:
+async def _available(replica: Replica, models: Models) -> dict[str, frozenset[int]]:
+    return {name: await replica.control.available_of(name) & frozenset(one.versions) for name, one in models.items()}
+
+
+def _looks_same(one: Served, other: Served) -> bool:
+    """Whether a server would be told the same of both; canary shares and shadows are the gateway's alone."""
+    return (one.versions, one.labels) == (other.versions, other.labels)
+
+
+def _unpublished(model: str) -> DeploymentError:
+    return DeploymentError("not_available", f"the server has no version of {model}; publish one first")
+
+
+def _with_labels(models: Models, available: Mapping[str, Collection[int]]) -> dict[str, Served]:
     """The models with only those labels that the server can take now."""
     return {
         name: replace(one, labels={label: n for label, n in one.labels.items() if n in available[name]})
@@ -258,17 +399,11 @@ def _with_labels(models: Mapping[str, Served], available: Mapping[str, set[int]]
     }
 
 
-def _reload_request(models: Mapping[str, Served]) -> bytes:
-    request = wire.ReloadConfigRequest()
-    configs = request.config.model_config_list
-    configs.SetInParent()
-    for name, one in sorted(models.items()):
-        config = configs.config.add(name=name, base_path=one.base_path, model_platform="tensorflow")
-        config.model_version_policy.specific.versions.extend(one.versions)
-        for label, version in one.labels.items():
-            config.version_labels[label] = version
-    return bytes(request.SerializeToString())
-
-
-def _state(number: int) -> State:
-    return State(number) if number in set(State) else State.UNKNOWN
+def _write(file: Path, document: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.draft")  # one name, so that failed attempts do not pile up
+    with draft.open("w", encoding="utf-8") as out:
+        out.write(json.dumps(document, indent=2, sort_keys=True))
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(file)

@@ -31,12 +31,19 @@ class TfServingSettings(BaseModel, frozen=True, extra="forbid"):
     """How to reach TensorFlow Serving (or the embedded server, which speaks the same wire)."""
 
     target: str = Field(default="127.0.0.1:8500", description="host:port of the model server's gRPC port.")
+    targets: tuple[str, ...] = Field(
+        default=(),
+        description="host:port of every replica, in place of target; all of them are told to serve the same.",
+    )
     tls: bool = Field(default=False, description="Whether to speak TLS to the model server.")
     ca_file: Path | None = Field(default=None, description="PEM file of trusted roots; none means the system's.")
     max_message_bytes: int = Field(default=MESSAGE_BYTES, gt=0, description="Largest request and answer, in bytes.")
     reconnect_s: float = Field(
         default=1.0, gt=0, description="Longest wait between attempts to reach a server that is down, in seconds."
     )
+
+    def all_targets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.targets)) or (self.target,)
 
 
 class DeploymentSettings(BaseModel, frozen=True, extra="forbid"):
@@ -49,3 +56,10 @@ class DeploymentSettings(BaseModel, frozen=True, extra="forbid"):
     default_label: str = Field(default="stable", description="The label of a call that asks for no version.")
     timeout_s: float = Field(default=30.0, gt=0, description="Longest wait for a version to be available, in seconds.")
     poll_s: float = Field(default=0.1, gt=0, description="How often to ask whether it is, in seconds.")
+    answer_s: float = Field(default=5.0, gt=0, description="Longest wait for one answer about versions, in seconds.")
+    appear_s: float = Field(
+        default=2.0, ge=0, description="Longest wait for a server to find a version on its disk, in seconds."
+    )
+    drain_s: float = Field(
+        default=10.0, ge=0, description="Longest wait for running calls before a version is unloaded, in seconds."
+    )

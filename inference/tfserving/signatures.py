@@ -8,7 +8,8 @@ from typing import Any
 
 from inference.errors import BackendBroke, BackendRejected
 from inference.tfserving import wire
-from inference.tfserving.deployment import Deployment, ModelServer
+from inference.tfserving.control import ModelServer
+from inference.tfserving.deployment import Deployment
 
 FETCH_TIMEOUT_S = 1.0
 
@@ -31,8 +32,8 @@ class Signature:
 class DeployedSignatures:
     """The signatures of what is deployed. Knows nothing of other models, so strangers cannot make it ask."""
 
-    def __init__(self, deployment: Deployment, server: ModelServer, timeout_s: float = FETCH_TIMEOUT_S) -> None:
-        self._deployment, self._server, self._timeout_s = deployment, server, timeout_s
+    def __init__(self, deployment: Deployment, timeout_s: float = FETCH_TIMEOUT_S) -> None:
+        self._deployment, self._timeout_s = deployment, timeout_s
         self._known: dict[tuple[str, int], Mapping[str, Signature]] = {}
 
     def known(self, model: str, version: int | None = None, label: str | None = None) -> Mapping[str, Signature] | None:
@@ -43,18 +44,21 @@ class DeployedSignatures:
             return None
 
     async def learn(self) -> None:
-        """Ask the server for the signatures of every deployed version, once each. Raises ``BackendError``."""
+        """Ask some replica for the signatures of every version that is served, once each. Raises ``BackendError``."""
         deployed = {(model, version) for model, one in self._deployment.models.items() for version in one.versions}
         for model, version in deployed - self._known.keys():
+            server = self._deployment.server_with(model, version)
+            if server is None:
+                continue
             try:
-                self._known[model, version] = await self._ask(model, version)
+                self._known[model, version] = await self._ask(server, model, version)
             except wire.WireError as error:
                 raise BackendBroke("invalid_answer", str(error)) from error
 
-    async def _ask(self, model: str, version: int) -> Mapping[str, Signature]:
+    async def _ask(self, server: ModelServer, model: str, version: int) -> Mapping[str, Signature]:
         request = wire.GetModelMetadataRequest(metadata_field=[wire.SIGNATURE_DEF])
         request.model_spec.name, request.model_spec.version.value = model, version
-        answer = await self._server.call("GetModelMetadata", request.SerializeToString(), self._timeout_s)
+        answer = await server.call("GetModelMetadata", request.SerializeToString(), self._timeout_s)
         return signatures_in(wire.parse(wire.GetModelMetadataResponse, answer))
 
 

@@ -38,6 +38,7 @@ PredictionLog = message(_SERVING + "PredictionLog")
 SignatureDefMap = message(_SERVING + "SignatureDefMap")
 GetModelStatusRequest = message(_SERVING + "GetModelStatusRequest")
 GetModelStatusResponse = message(_SERVING + "GetModelStatusResponse")
+ModelServerConfig = message(_SERVING + "ModelServerConfig")
 ReloadConfigRequest, ReloadConfigResponse = (
     message(_SERVING + "ReloadConfigRequest"),
     message(_SERVING + "ReloadConfigResponse"),

@@ -379,7 +379,7 @@ def settings(base: Path, tmp_path: Path) -> DeploymentSettings:
 async def test_first_start_takes_what_the_server_has_and_calls_it_stable(
     own: TfServingBackend, settings: DeploymentSettings
 ) -> None:
-    deployment = Deployment(settings, own)
+    deployment = Deployment(settings, {"a": own})
     await deployment.start()
     assert (
         deployment.resolve("risk") == deployment.resolve("risk", 1) == deployment.resolve("risk", None, "stable") == 1
@@ -390,7 +390,7 @@ async def test_first_start_takes_what_the_server_has_and_calls_it_stable(
 async def test_canary_beside_stable_then_promotion_then_the_old_one_goes(
     own: TfServingBackend, base: Path, settings: DeploymentSettings
 ) -> None:
-    deployment = Deployment(settings, own)
+    deployment = Deployment(settings, {"a": own})
     await deployment.start()
     publish(base, 2)
     await deployment.load("risk", 2)
@@ -406,32 +406,11 @@ async def test_canary_beside_stable_then_promotion_then_the_old_one_goes(
         await deployment.unload("risk", 2)
 
 
-async def test_no_call_fails_while_versions_change(
-    own: TfServingBackend, base: Path, settings: DeploymentSettings
-) -> None:
-    deployment = Deployment(settings, own)
-    await deployment.start()
-    publish(base, 2)
-    done, answered = asyncio.Event(), []
-
-    async def keep_asking() -> None:
-        while not done.is_set():
-            answered.append((await sent(own, predict(version=deployment.resolve("risk"))))[0].served_by)
-
-    asking = asyncio.ensure_future(keep_asking())
-    await deployment.load("risk", 2)
-    await deployment.move_label("risk", "stable", 2)
-    await sent(own, predict(version=deployment.resolve("risk")))
-    done.set()
-    await asking
-    assert set(answered) <= {"risk/1", "risk/2"}
-
-
 async def test_repeating_an_operation_changes_nothing(
     own: TfServingBackend, base: Path, settings: DeploymentSettings
 ) -> None:
     watched = Watched(own)
-    deployment = Deployment(settings, watched)
+    deployment = Deployment(settings, {"a": watched})
     await deployment.start()
     publish(base, 2)
     await deployment.load("risk", 2)
@@ -452,7 +431,7 @@ async def test_every_reload_says_everything(
     settings.file.parent.mkdir()
     settings.file.write_text('{"fraud": {"versions": [5], "labels": {"stable": 5}}}')
     watched = Watched(own)
-    deployment = Deployment(two, watched)
+    deployment = Deployment(two, {"a": watched})
     await deployment.start()
     publish(base, 2)
     await deployment.load("risk", 2)
@@ -467,7 +446,7 @@ async def test_a_version_that_cannot_load_leaves_everything_as_it_was(
 ) -> None:
     quick = settings.model_copy(update={"timeout_s": 2.0})
     watched = Watched(own)
-    deployment = Deployment(quick, watched)
+    deployment = Deployment(quick, {"a": watched})
     await deployment.start()
     stored = settings.file.read_text()
     (base / "2").mkdir()
@@ -485,7 +464,7 @@ async def test_a_version_that_cannot_load_leaves_everything_as_it_was(
 async def test_a_change_that_cannot_be_remembered_is_undone(
     own: TfServingBackend, base: Path, settings: DeploymentSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deployment = Deployment(settings, own)
+    deployment = Deployment(settings, {"a": own})
     await deployment.start()
     publish(base, 2)
     await deployment.load("risk", 2)
@@ -498,7 +477,7 @@ async def test_a_change_that_cannot_be_remembered_is_undone(
         with pytest.raises(DeploymentError, match="No space left") as caught:
             await deployment.move_label("risk", "stable", 2)
     assert caught.value.reason == "not_remembered"
-    assert deployment.resolve("risk") == Deployment(settings, own).resolve("risk") == 1
+    assert deployment.resolve("risk") == Deployment(settings, {"a": own}).resolve("risk") == 1
     assert (await sent(own, predict(label="stable")))[0].served_by == "risk/1"
 
 
@@ -508,17 +487,21 @@ async def test_an_answer_that_is_no_message_stops_a_deployment_with_a_reason(set
             return b"\xff"
 
     with pytest.raises(DeploymentError) as caught:
-        await Deployment(settings, Nonsense()).start()
+        await Deployment(settings, {"a": Nonsense()}).start()
     assert caught.value.reason == "invalid_answer"
 
 
-async def test_a_version_that_is_not_there_times_out(own: TfServingBackend, settings: DeploymentSettings) -> None:
-    clock = iter(range(0, 1000, 10))
-    deployment = Deployment(settings, own, monotonic=lambda: float(next(clock)))
+async def test_a_version_that_is_not_on_disk_is_refused_at_once(
+    own: TfServingBackend, settings: DeploymentSettings
+) -> None:
+    watched = Watched(own)
+    deployment = Deployment(settings, {"a": watched})
     await deployment.start()
+    before = len(watched.sent)
     with pytest.raises(DeploymentError) as caught:
         await deployment.load("risk", 9)
-    assert caught.value.reason == "load_timeout"
+    assert caught.value.reason == "no_such_version"
+    assert len(watched.sent) == before, "the server was not even told"
 
 
 @pytest.fixture
@@ -540,7 +523,7 @@ async def test_a_restarted_server_is_brought_back_to_what_is_remembered(
 ) -> None:
     first = start()
     backend = TfServingBackend(TfServingSettings(target=first.target))
-    deployment = Deployment(settings, backend)
+    deployment = Deployment(settings, {"a": backend})
     await deployment.start()
     publish(base, 2)
     await deployment.load("risk", 2)
@@ -549,7 +532,7 @@ async def test_a_restarted_server_is_brought_back_to_what_is_remembered(
     first.process.communicate(timeout=READY_WITHIN_S)
     start(int(first.target.rpartition(":")[2]))
     await backend.aclose()
-    again = Deployment(settings, backend)
+    again = Deployment(settings, {"a": backend})
     await again.start()
     assert (again.resolve("risk"), again.resolve("risk", None, "canary")) == (1, 2)
     assert (await sent(backend, predict(label="stable")))[0].served_by == "risk/1"

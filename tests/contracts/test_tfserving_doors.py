@@ -24,7 +24,7 @@ from controlplane.gateway.gateway import Admission, Gateway
 from controlplane.gateway.obligations import Obligations
 from controlplane.gateway.outcome import Outcome
 from inference.backend import BackendReply, BackendRequest
-from inference.errors import BackendError
+from inference.errors import BackendError, BackendUnavailable
 from inference.savedmodel import Model, export_mlp, load
 from inference.tfserving import wire
 from inference.tfserving.backend import TfServingBackend
@@ -126,11 +126,11 @@ def target(base: Path) -> Iterator[str]:
 @pytest.fixture
 async def doors(target: str, base: Path, tmp_path: Path) -> AsyncIterator[Doors]:
     backend = TfServingBackend(TfServingSettings(target=target))
-    deployment = Deployment(DeploymentSettings(file=tmp_path / "d.json", models={"risk": str(base)}), backend)
+    deployment = Deployment(DeploymentSettings(file=tmp_path / "d.json", models={"risk": str(base)}), {"a": backend})
     await deployment.start()
     seen = Everything()
     gateway = Gateway(seen, seen, Obligations({}), seen, ToBackend(backend, deployment), seen)
-    signatures = DeployedSignatures(deployment, backend)
+    signatures = DeployedSignatures(deployment)
     await signatures.learn()
     rest = TfServingRest(signatures)
     app = Starlette(routes=routes([rest], gateway, lambda _: "Bearer", lambda *_: None))
@@ -213,16 +213,21 @@ async def test_signatures_are_learnt_once_a_version_and_then_known_without_askin
     doors: Doors, target: str, base: Path, tmp_path: Path
 ) -> None:
     backend, asked = TfServingBackend(TfServingSettings(target=target)), []
-    deployment = Deployment(DeploymentSettings(file=tmp_path / "e.json", models={"risk": str(base)}), backend)
-    await deployment.start()
 
     @dataclass
     class Counting:
+        is_gone: bool = False
+
         async def call(self, operation: str, body: bytes, timeout_s: float) -> bytes:
+            if self.is_gone:
+                raise BackendUnavailable("unavailable")
             asked.append(operation)
             return await backend.call(operation, body, timeout_s)
 
-    signatures = DeployedSignatures(deployment, Counting())
+    server = Counting()
+    deployment = Deployment(DeploymentSettings(file=tmp_path / "e.json", models={"risk": str(base)}), {"a": server})
+    await deployment.start()
+    signatures = DeployedSignatures(deployment)
     assert signatures.known("risk") is None
     await signatures.learn()
     await signatures.learn()
@@ -231,9 +236,9 @@ async def test_signatures_are_learnt_once_a_version_and_then_known_without_askin
     assert first["serving_default"].inputs["x"].shape == (-1, 2)
     assert signatures.known("risk", 1) is signatures.known("risk", None, "stable") is first
     assert signatures.known("nope") is None
-    assert asked == ["GetModelMetadata"]
+    assert asked.count("GetModelMetadata") == 1
     await backend.aclose()
-    gone = DeployedSignatures(deployment, TfServingBackend(TfServingSettings(target="127.0.0.1:1")))
+    server.is_gone, gone = True, DeployedSignatures(deployment)
     with pytest.raises(BackendError):
         await gone.learn()
     assert gone.known("risk") is None

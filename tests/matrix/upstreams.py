@@ -161,6 +161,7 @@ def _metadata() -> Any:
     signature = signatures.signature_def[wire.DEFAULT_SIGNATURE]
     signature.method_name = "tensorflow/serving/predict"
     signature.inputs["x"].dtype = FLOAT
+    signature.inputs["x"].tensor_shape.unknown_rank = True
     answer.metadata[wire.SIGNATURE_DEF].value = signatures.SerializeToString()
     return answer
 

@@ -178,6 +178,7 @@ async def running(world: World) -> AsyncGenerator[Gate]:
         if world.backend_is_up:
             with anyio.fail_after(PATIENCE_S):
                 await world.upstream.greeted.wait()
+                await until(lambda: plane.fleet.known("risk") is not None)  # what REST bodies are written by
         gate = Gate(plane, world, f"http://127.0.0.1:{port}", plane.ledger.head.size - 1)
         yield gate
     report = verify(world.ledger, plane.ledger.verifier_key)

@@ -115,11 +115,11 @@ async def test_a_restarted_server_is_told_again_what_to_serve(rig: Rig) -> None:
 async def test_an_unforeseen_error_does_not_end_the_watch(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    async def breaks(_: Deployment) -> bool:
+    async def breaks(_: Deployment, replica: str) -> None:
         asked.append(1)
         raise RuntimeError("nobody thought of this")
 
-    monkeypatch.setattr("controlplane.fleet._is_served", breaks)
+    monkeypatch.setattr(Deployment, "attend", breaks)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(rig.fleet.keep_deployed)
         await until(lambda: len(asked) > 2)

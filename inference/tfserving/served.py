@@ -1,0 +1,91 @@
+"""One model as it shall be served: versions, labels, who gets the canary, what is shadowed, what was stable before.
+
+Pure: every change gives another ``Served``. The text in the file is read back to an equal one; what an older release
+left out has its default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+STABLE, CANARY = "stable", "canary"
+REMEMBERED = 10  # how many times one can roll back
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """``percent`` of the calls are copied to ``version``; nobody sees the copies' answers."""
+
+    version: int
+    percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """``base_path`` is as the server sees it, ``versions`` ascend, ``labels`` map a name to a version.
+
+    ``previous`` are the versions that the default label named before, the newest last.
+    """
+
+    base_path: str
+    versions: tuple[int, ...] = ()
+    labels: Mapping[str, int] = field(default_factory=dict)
+    canary_percent: int = 0
+    shadow: Shadow | None = None
+    previous: tuple[int, ...] = ()
+
+    def with_version(self, version: int) -> Served:
+        return replace(self, versions=tuple(sorted({*self.versions, version})))
+
+    def without_version(self, version: int) -> Served:
+        return replace(self, versions=tuple(number for number in self.versions if number != version))
+
+    def with_label(self, label: str, version: int, default: str = STABLE) -> Served:
+        """A canary or shadow that becomes the default ends being one."""
+        moved = replace(self, labels={**self.labels, label: version})
+        if label != default:
+            return moved
+        old = self.labels.get(default)
+        previous = self.previous if old in (None, version) else (*self.previous, old)[-REMEMBERED:]
+        percent = 0 if self.labels.get(CANARY) == version else self.canary_percent
+        shadow = None if self.shadow is not None and self.shadow.version == version else self.shadow
+        return replace(moved, previous=previous, canary_percent=percent, shadow=shadow)
+
+    def rolled_back(self, default: str = STABLE) -> Served:
+        """The default label back on what it named before; no canary and no shadow until somebody asks again.
+
+        Raises ``LookupError`` when there was nothing before.
+        """
+        if not self.previous:
+            raise LookupError("there is no previous version")
+        labels = {**self.labels, default: self.previous[-1]}
+        return replace(self, labels=labels, previous=self.previous[:-1], canary_percent=0, shadow=None)
+
+    def uses_of(self, version: int) -> list[str]:
+        """What still needs ``version``."""
+        uses = [f"label {label}" for label, number in self.labels.items() if number == version]
+        return uses + (["shadow traffic"] if self.shadow is not None and self.shadow.version == version else [])
+
+    def as_json(self) -> dict[str, Any]:
+        said: dict[str, Any] = {"versions": list(self.versions), "labels": dict(self.labels)}
+        if self.canary_percent:
+            said["canary_percent"] = self.canary_percent
+        if self.shadow is not None:
+            said["shadow"] = {"version": self.shadow.version, "percent": self.shadow.percent}
+        if self.previous:
+            said["previous"] = list(self.previous)
+        return said
+
+
+def served_from(base_path: str, said: Mapping[str, Any]) -> Served:
+    shadow = said.get("shadow")
+    return Served(
+        base_path,
+        tuple(said.get("versions", ())),
+        dict(said.get("labels", {})),
+        int(said.get("canary_percent", 0)),
+        None if shadow is None else Shadow(int(shadow["version"]), int(shadow["percent"])),
+        tuple(said.get("previous", ())),
+    )
