@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from controlplane.calls import Obligation, RuleRef
 from controlplane.policy import documents, sources
+from controlplane.policy.adaptation import AdaptationFile
 from controlplane.policy.catalogue import CACHE, Catalogue, ModelCatalogue, ModelEntry, ToolCatalogue, ToolEntry
 from controlplane.policy.conditions import Condition
 from controlplane.policy.documents import BundleError, Document, Problem
@@ -32,11 +33,12 @@ MAX_FILES = 5000
 MAX_ROLE_DEPTH = 10
 
 _PLACES = re.compile(
-    r"model\.conf|schema\.yaml|catalog/(tools|models)\.yaml|global/[^/]+\.yaml|roles/[^/]+\.yaml"
+    r"model\.conf|schema\.yaml|adaptation\.yaml|catalog/(tools|models)\.yaml|global/[^/]+\.yaml|roles/[^/]+\.yaml"
     r"|tenants/[^/]+/[^/]+\.yaml|tests/[^/]+_test\.yaml"
 )
 
 Shape = TypeVar("Shape", bound=BaseModel)
+NO_ADAPTATION = AdaptationFile(rules=[])
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Bundle:
     catalogue: Catalogue
     directory: Directory
     rules: Mapping[str, Rule]
+    adaptation: AdaptationFile = NO_ADAPTATION
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
@@ -110,11 +113,11 @@ class _Builder:
         self._guards()
         for document, tenant in tenants:
             self._tenant_rules(document, tenant)
-        directory = self._directory(tenants)
+        directory, adaptation = self._directory(tenants), self._adaptation()
         if self.problems:
             raise BundleError(sorted(self.problems, key=lambda one: one.source))
         model = self.files["model.conf"].decode()
-        return Bundle(revision_of(self.files), model, self.schema, self.catalogue, directory, self.rules)
+        return Bundle(revision_of(self.files), model, self.schema, self.catalogue, directory, self.rules, adaptation)
 
     def _problem(self, source: str, message: str) -> None:
         self.problems.append(Problem(source, message))
@@ -147,6 +150,15 @@ class _Builder:
                 for unknown in set(model.fallback) - set(models) - {CACHE}:
                     self._problem(document.source(("models", index)), f"fallback {unknown!r} is no model here")
         self.catalogue = Catalogue(tools, models, arguments)
+
+    def _adaptation(self) -> AdaptationFile:
+        for document, file in self._shaped("adaptation.yaml", AdaptationFile):
+            seen: dict[str, str] = {}
+            for index, rule in enumerate(file.rules):
+                self._once(seen, rule.id, document.source(("rules", index)))
+                seen[rule.id] = rule.id
+            return file
+        return NO_ADAPTATION
 
     def _once(self, seen: Mapping[str, object], name: str, source: str) -> None:
         if name in seen:

@@ -16,8 +16,9 @@ import anyio
 from anyio import to_thread
 
 from controlplane.calls import Call, Decision, Effect, Principal
+from controlplane.policy.adaptation import AdaptationFile
 from controlplane.policy.attributes import context_values
-from controlplane.policy.bundle import Bundle, build, read_files, revision_of
+from controlplane.policy.bundle import NO_ADAPTATION, Bundle, build, read_files, revision_of
 from controlplane.policy.cases import read_cases
 from controlplane.policy.catalogue import Catalogue
 from controlplane.policy.documents import BundleError, Problem
@@ -106,6 +107,11 @@ class BundlePolicy:
     def catalogue(self) -> Catalogue:
         """Of the bundle that is served; empty while there is none."""
         return Catalogue() if self._served is None else self._served.bundle.catalogue
+
+    @property
+    def adaptation(self) -> AdaptationFile:
+        """How the running system shall adapt, as the bundle that is served says it; no rules while there is none."""
+        return NO_ADAPTATION if self._served is None else self._served.bundle.adaptation
 
     @property
     def bundle(self) -> Bundle | None:
