@@ -8,8 +8,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from controlplane.calls import Call, Decision, Principal
-from controlplane.policy.catalogue import Catalogue, SideEffect
+from controlplane.policy.catalogue import Catalogue, ModelEntry, SideEffect, ToolEntry
 from controlplane.policy.documents import BundleError, Problem, read_document
+from inference.catalogue.card import Tier
 
 
 class _Shape(BaseModel):
@@ -82,6 +83,13 @@ class Supposition(_Shape):
     labels: list[str] | None = None
     sensitivity: int | None = Field(default=None, ge=0, le=5)
     side_effect: SideEffect | None = None
+    tier: Tier | None = Field(default=None, description="Of a model's card.")
+
+    def changes(self, entry: ToolEntry | ModelEntry) -> dict[str, Any]:
+        said = self.model_dump(exclude_none=True, exclude={"tier"})
+        if self.tier is not None and isinstance(entry, ModelEntry):
+            said["card"] = entry.card.model_copy(update={"tier": self.tier})
+        return said
 
 
 class Case(RequestShape):
@@ -91,9 +99,10 @@ class Case(RequestShape):
 
     def supposed(self, catalogue: Catalogue) -> Catalogue:
         """``catalogue`` with what the case supposes of its resource."""
-        if self.suppose is None or catalogue.entry(self.call.resource) is None:
+        entry = catalogue.entry(self.call.resource)
+        if self.suppose is None or entry is None:
             return catalogue  # nothing to suppose about: the case will say what it got
-        return catalogue.supposing(self.call.resource, **self.suppose.model_dump(exclude_none=True))
+        return catalogue.supposing(self.call.resource, **self.suppose.changes(entry))
 
 
 class CaseFile(_Shape):

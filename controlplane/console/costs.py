@@ -1,0 +1,167 @@
+"""What calls cost, for those who may know: sums by day, tenant, agent and model, a run's sum, and how budgets stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
+
+from anyio import to_thread
+from fastapi import APIRouter, Path, Query, Request
+from pydantic import BaseModel
+
+from controlplane.calls import Principal
+from controlplane.console.guard import GuardedRoute, permission
+from controlplane.console.ports import NotFound
+from controlplane.console.problems import DESCRIBED
+
+RESOURCE = "/api/costs"
+ROWS_AT_MOST = 5_000
+Day = Annotated[str, Query(pattern=r"^(\d{4}-\d\d-\d\d)?$", description="UTC, as 2026-11-21; included.")]
+Part = Literal["day", "tenant", "agent", "model"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostView:
+    """One group's sums; the parts it is not grouped by are "". ``saved`` calls cost nothing, ``estimated`` ones were
+    billed by an estimate."""
+
+    day: str = ""
+    tenant: str = ""
+    agent: str = ""
+    model: str = ""
+    calls: int = 0
+    micro_usd: int = 0
+    saved_micro_usd: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    energy_uwh: int = 0
+    estimated: int = 0
+    saved: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetView:
+    """``spent_micro_usd`` includes what is held back for calls under way."""
+
+    tenant: str
+    key: str
+    who: str
+    per: str
+    name: str
+    since_s: int
+    until_s: int
+    spent_micro_usd: int
+    max_micro_usd: int
+
+
+class CostsView(Protocol):
+    """Methods but ``budgets`` block and may be called from any thread; they raise ``audit.AuditUnavailable``."""
+
+    def catch_up(self) -> bool:
+        """Read on in the ledger, within a bound. False when there is more to read."""
+        ...
+
+    def tenants(self) -> Iterable[str]: ...
+    def report(self, by: Iterable[str], tenants: Iterable[str], since: str, until: str) -> Sequence[CostView]: ...
+    def run(self, tenant: str, run: str) -> CostView | None: ...
+    def budgets(self) -> Sequence[BudgetView]: ...
+
+
+class Cost(BaseModel):
+    day: str
+    tenant: str
+    agent: str
+    model: str
+    calls: int
+    micro_usd: int
+    saved_micro_usd: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    energy_uwh: int
+    estimated: int
+    saved: int
+
+
+class CostList(BaseModel):
+    """``complete`` is false while older records are still being read; ``truncated`` when there were more rows."""
+
+    costs: list[Cost]
+    complete: bool
+    truncated: bool
+
+
+class Budget(BaseModel):
+    tenant: str
+    key: str
+    who: str
+    per: str
+    name: str
+    since_s: int
+    until_s: int
+    spent_micro_usd: int
+    max_micro_usd: int
+
+
+class BudgetList(BaseModel):
+    budgets: list[Budget]
+
+
+class CostsApi:
+    """``sees`` says whose costs a principal may look at: by default those of its own tenant, as for calls."""
+
+    def __init__(self, costs: CostsView, sees: Callable[[Principal, str], bool]) -> None:
+        self.costs, self.sees = costs, sees
+
+    def router(self) -> APIRouter:
+        router = APIRouter(route_class=GuardedRoute, responses=DESCRIBED, tags=["costs"])
+        routes: list[tuple[str, Callable[..., Any]]] = [
+            (RESOURCE, self.list_costs),
+            (f"{RESOURCE}/budgets", self.list_budgets),
+            (f"{RESOURCE}/runs/{{run}}", self.read_run),
+        ]
+        for path, operation in routes:
+            router.add_api_route(
+                path, operation, methods=["GET"], openapi_extra=permission("read", RESOURCE), name=operation.__name__
+            )
+        return router
+
+    async def list_costs(
+        self,
+        request: Request,
+        by: Annotated[list[Part], Query(description="May be repeated.")] = ["day", "model"],  # noqa: B006  never changed
+        since: Day = "",
+        until: Day = "",
+    ) -> CostList:
+        """Sums of what calls to models cost, from the ledger, of the tenants you may see."""
+        principal: Principal = request.state.principal
+
+        def look() -> CostList:
+            complete = self.costs.catch_up()
+            tenants = [tenant for tenant in self.costs.tenants() if self.sees(principal, tenant)]
+            rows = self.costs.report(by, tenants, since, until)
+            shown = [Cost.model_validate(row, from_attributes=True) for row in rows[-ROWS_AT_MOST:]]
+            return CostList(costs=shown, complete=complete, truncated=len(rows) > ROWS_AT_MOST)
+
+        return await to_thread.run_sync(look)
+
+    async def list_budgets(self, request: Request) -> BudgetList:
+        """Budgets that calls through this gateway met, in windows that have not ended."""
+        principal: Principal = request.state.principal
+        seen = [view for view in self.costs.budgets() if self.sees(principal, view.tenant)]
+        return BudgetList(budgets=[Budget.model_validate(view, from_attributes=True) for view in seen[:ROWS_AT_MOST]])
+
+    async def read_run(self, request: Request, run: Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]) -> Cost:
+        """What the calls of one run cost together; a run is a W3C trace id, of your own tenant."""
+        principal: Principal = request.state.principal
+
+        def look() -> CostView | None:
+            self.costs.catch_up()
+            return self.costs.run(principal.tenant, run)
+
+        found = await to_thread.run_sync(look)
+        if found is None:
+            raise NotFound("unknown_run", "no calls of yours belong to this run, or not among the latest")
+        return Cost.model_validate(found, from_attributes=True)
