@@ -199,6 +199,10 @@ class _Roles(RoleManager):  # type: ignore[misc]  # casbin ships no types
     def clear(self) -> None:
         """Nothing to clear: the closure belongs to the bundle and goes with it."""
 
+    def __deepcopy__(self, _: object) -> Self:
+        """casbin copies the model, and us in it, for every shard. Nobody changes a directory."""
+        return self
+
     def has_link(self, name1: str, name2: str, *domain: str) -> bool:
         return name2 in self._directory.names_of(domain[0], name1)
 
