@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from audit.commands import audit
+from controlplane.cost.commands import costs
 from controlplane.doctor import doctor
 from controlplane.identity.commands import token
 from controlplane.monitor import monitor_command
@@ -51,7 +52,7 @@ def gateway(config: Path) -> None:
         raise click.ClickException("\n".join(error.problems)) from error
 
 
-for command in (audit, doctor, monitor_command, policy, token, vllm):
+for command in (audit, costs, doctor, monitor_command, policy, token, vllm):
     main.add_command(command)
 
 
