@@ -2,7 +2,8 @@
 
     hot    `when` holds: after enough windows in a row one step up
     calm   `back_when` holds: after enough windows in a row, and not before the hold-down ends, one step back
-    else   neither: both counts begin anew; where a signal that matters is unknown, nothing moves
+    else   neither: the count of what does not hold begins anew; what cannot be told, because a signal is unknown,
+           neither counts nor breaks a row
 
 A step up that comes soon after a step back is a relapse: each one doubles the hold-down, so that a rule that cannot
 make up its mind moves ever more rarely instead of flapping.
@@ -81,11 +82,11 @@ def advance(rule: AdaptationRule, standing: Standing, readings: Readings, now_s:
     is_calm = holds(rule.back_when, readings) if rule.back_when is not None else False
     if is_hot:
         return _heat(rule, standing, now_s)
-    if is_hot is None and not is_calm:
-        return standing, None
     if is_calm:
         return _cool(rule, standing, now_s)
-    return standing if is_calm is None else replace(standing, hot=0, calm=0), None
+    hot = standing.hot if is_hot is None else 0
+    calm = standing.calm if is_calm is None else 0
+    return replace(standing, hot=hot, calm=calm), None
 
 
 def end(standing: Standing, reason: str, now_s: float) -> tuple[Standing, Step]:

@@ -95,6 +95,32 @@ def test_window_in_which_nothing_is_known_moves_nothing_and_breaks_no_row() -> N
     assert course.see(cpu_ratio=0.5) == 0
 
 
+def test_unknown_window_breaks_no_row_of_a_rule_that_only_a_person_ends() -> None:
+    course = Course(rule(back_when=None, back_on="reviewed"))
+    course.see(cpu_ratio=0.9)
+    course.see()
+    assert course.see(cpu_ratio=0.9) == 1
+
+
+def test_window_that_is_certainly_not_calm_breaks_the_row_whatever_else_is_unknown() -> None:
+    led = rule(
+        for_each="model",
+        when={"all": [{"signal": "latency_p95_ms", "above": 200}, {"signal": "gpu_or_kv_ratio", "above": 0.85}]},
+        back_when={
+            "all": [
+                {"signal": "gpu_or_kv_ratio", "below": 0.7},
+                {"any": [{"signal": "latency_p95_ms", "below": 150}, {"signal": "calls", "below": 1}]},
+            ]
+        },
+    )
+    course = Course(led)
+    course.see(2, latency_p95_ms=900, gpu_or_kv_ratio=0.9)
+    course.see(2, gpu_or_kv_ratio=0.1, calls=0)
+    course.see(gpu_or_kv_ratio=0.9, calls=0)
+    assert course.see(2, gpu_or_kv_ratio=0.1, calls=0) == 1
+    assert course.see(gpu_or_kv_ratio=0.1, calls=0) == 0
+
+
 def test_steps_go_one_at_a_time_both_ways_and_end_at_the_last() -> None:
     course = Course(rule(steps=3))
     levels = [course.see(2, cpu_ratio=0.9) for _ in range(5)]
