@@ -116,7 +116,7 @@ class ChoiceMemory:
         self._candidate, self._wall_clock, self._metrics = candidate, wall_clock, metrics
         self.given = Given(settings.max_feedback)
         self._pending: deque[Review] = deque()
-        self._wake = anyio.Event()
+        self._wake, self._writing = anyio.Event(), anyio.Lock()
         self._index = -1  # what the ledger says up to here is known
 
     def review(self, review: Review) -> None:
@@ -187,7 +187,15 @@ class ChoiceMemory:
         document = {"format": FORMAT, "index": self._index, "evidence": self._selector.evidence.as_json()}
         reviews = self._selector.reviews.values()  # what is not recorded yet is no fact that a start may believe
         document["reviews"] = [asdict(review) for review in reviews if review not in self._pending]
-        await to_thread.run_sync(write, self._file, json.dumps(document))
+        async with self._writing:
+            await to_thread.run_sync(write, self._file, json.dumps(document))
+
+    async def end(self) -> None:
+        """Once more at the end. What cannot be written is read from the ledger again."""
+        try:
+            await self.save()
+        except OSError:
+            log.exception("what the choice has learnt could not be kept")
 
     def _restore(self) -> None:
         """A file that cannot be read is as good as none: the ledger has it all."""

@@ -11,8 +11,7 @@ from controlplane.choice import Choice, ChosenOnly, Policy
 from controlplane.choice_health import BreakerHealth
 from controlplane.choice_memory import PPM, ChoiceMemory, Ledger, NotUnderReview
 from controlplane.clock import Clock
-from controlplane.console.ports import NotFound, Receipt
-from controlplane.console.selection import LearntView
+from controlplane.console.ports import LearntView, NotFound, Receipt
 from controlplane.feedback import FeedbackDesk, Reader
 from controlplane.gateway.gateway import DecisionPoint
 from controlplane.policy import Catalogue
@@ -127,7 +126,7 @@ class TaskSignatures:
 
 
 class LearntModels:
-    """``console.selection.SelectionControl``."""
+    """``console.ports.SelectionControl``."""
 
     def __init__(self, choosing: Choosing) -> None:
         self._choosing = choosing

@@ -18,6 +18,7 @@ from controlplane.console.ports import (
     NotAllowed,
     NotProven,
     OutcomeLabel,
+    SelectionControl,
     Unavailable,
 )
 from controlplane.fleet import Fleet
@@ -45,6 +46,7 @@ class Operations:
     moves: ModelMoves
     observations: Observations
     clock: Clock
+    selection: SelectionControl | None = None
 
     def ports(self) -> ConsolePorts:
         return ConsolePorts(
@@ -56,6 +58,7 @@ class Operations:
             policy_status=self.policy.status,
             observations=self.observations,
             take_outcomes=self._take_outcomes,
+            selection=self.selection,
         )
 
     def _take_outcomes(self, labels: Sequence[OutcomeLabel]) -> None:

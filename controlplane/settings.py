@@ -25,6 +25,7 @@ from controlplane.policy.settings import PolicySettings
 from controlplane.resilience.settings import BreakerSettings, FallbackSettings
 from controlplane.telemetry.settings import TelemetrySettings
 from inference.openai_http.settings import VllmSettings
+from inference.selection.settings import SelectionSettings
 from inference.tfserving.settings import TfServingSettings
 
 PREFIX, NESTED = "CONTROLPLANE_", "__"
@@ -105,6 +106,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     console: ConsoleSettings = ConsoleSettings()
     observations: ObservationSettings = ObservationSettings()
+    selection: SelectionSettings = SelectionSettings()
     registry: Path | None = Field(None, description="YAML file of tools and MCP servers; none: there are none.")
     backends: dict[str, AnyBackend] = Field(
         default_factory=dict, description="Model servers by the name that the policy catalogue uses."

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +17,7 @@ from starlette.routing import BaseRoute, Mount, Router
 from starlette.types import ASGIApp
 
 from audit import AuditUnavailable, LedgerReader, SqliteLedger, commitment, load_commitment_key
+from controlplane.choosing import Choosing
 from controlplane.clock import Clock
 from controlplane.console.api import build as console
 from controlplane.fleet import Fleet
@@ -23,7 +25,9 @@ from controlplane.gateway import edge, health
 from controlplane.gateway.discharges import discharges
 from controlplane.gateway.dispatch import ByKind, ByName
 from controlplane.gateway.doors import anthropic, openai
+from controlplane.gateway.doors.feedback import FeedbackDoor
 from controlplane.gateway.doors.functions import FunctionsDoor
+from controlplane.gateway.doors.huggingface import HubList, HubModel, HubPaths
 from controlplane.gateway.doors.mcp import McpDispatch, McpDoor, McpDoorSettings
 from controlplane.gateway.doors.model_tools_mcp import ModelToolsMcp
 from controlplane.gateway.doors.tfserving_grpc import TfServingGrpc
@@ -98,6 +102,17 @@ class ControlPlane:
             self.fleet = Fleet(self.settings, lambda: self.policy.catalogue, self.clock)
             self.fleet.breakers.listen(self._breaker_moved)
             stack.push_async_callback(self.fleet.aclose)
+            self.choosing = Choosing(
+                self.settings.selection,
+                self.policy,
+                self.fleet,
+                self.ledger,
+                state=self.settings.state,
+                clock=self.clock,
+                metrics=self.metrics,
+            )
+            await anyio.to_thread.run_sync(self.choosing.memory.resume)
+            stack.push_async_callback(self.choosing.memory.end)
             self.moves = ModelMoves(self.ledger, self.fleet, self.metrics)
             await anyio.to_thread.run_sync(self.moves.resume)
             self.observations = Observations(
@@ -110,6 +125,7 @@ class ControlPlane:
             self.grpc_port = await self._grpc(stack)
             tasks.start_soon(self.policy.watch)
             tasks.start_soon(self.fleet.keep_deployed)
+            tasks.start_soon(self.choosing.memory.keep)
             gauges = Gauges(
                 metrics=self.metrics,
                 policy=self.policy,
@@ -138,21 +154,26 @@ class ControlPlane:
 
     async def _gateway(self, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup) -> Gateway:
         key = load_commitment_key(self.settings.audit.commitment_key)
-        recorder = LedgerRecorder(MeteredLedger(self.ledger, self.metrics), lambda data: commitment(key, data))
+        commit = partial(commitment, key)
+        recorder = LedgerRecorder(MeteredLedger(self.ledger, self.metrics), commit)
+        dispatches = await self._dispatches(stack, tasks)
+        dispatches["feedback"] = self.choosing.desk(LedgerReader(self.settings.audit.path), commit)
         return Gateway(
             identity=self.identity,
-            policy=self.policy,
+            policy=self.choosing.policy_for(self.policy),
             obligations=self.obligations,
             ledger=recorder,
-            backends=ByKind(await self._dispatches(stack, tasks), self.tracing.traceparent_for),
+            backends=ByKind(dispatches, self.tracing.traceparent_for),
             observer=Observers(
                 [
                     Meter(self.metrics),
                     self.observations,
+                    self.choosing.choice,
                     Tracer(self.tracing, self.clock.monotonic),
                     CallLog(self.tracing),
                 ]
             ),
+            choose=self.choosing.choice.choose,
             wall_clock=self.clock.wall,
             monotonic=self.clock.monotonic,
         )
@@ -197,13 +218,16 @@ class ControlPlane:
             self.metrics.observe_unadmitted(door=door, reason=problem.reason)
 
     def doors(self) -> list[HttpDoor]:
-        visible = self.policy.could_permit
-        tfserving = TfServingRest(self.fleet)
+        visible, catalogue = self.policy.could_permit, lambda: self.policy.catalogue
+        tfserving = TfServingRest(self.choosing.signatures())
         shared = SharedModelPath(tfserving, openai.ModelDoor(), lambda name: self.fleet.deployment_of(name) is not None)
         mcp = McpDoor(self.mcp_settings, visible)
-        tools = ModelTools(lambda: self.policy.catalogue, self.fleet.names, self.fleet, visible)
+        tools = ModelTools(catalogue, self.fleet.names, self.fleet, visible)
         as_tools: list[HttpDoor] = [FunctionsDoor(tools), ModelToolsMcp(tools, mcp)]
-        return [*openai.doors(visible), *anthropic.doors(), *as_tools, mcp, ToolsDoor(), tfserving, shared]
+        live = self.choosing.live
+        hub: list[HttpDoor] = [HubList(visible, catalogue, live), HubModel(catalogue, live)]
+        others: list[HttpDoor] = [mcp, ToolsDoor(), FeedbackDoor(), tfserving, shared]
+        return [*openai.doors(visible), *anthropic.doors(), *as_tools, *hub, *others]
 
     def _application(self) -> ASGIApp:
         identity = self.identity_settings
@@ -217,7 +241,7 @@ class ControlPlane:
             *health.routes(self.faults, self._metadata),
             Mount("/", self._console()),
         ]
-        return Hygiene(Router(routes), body_limit_bytes=self.settings.server.body_limit_bytes)
+        return Hygiene(HubPaths(Router(routes)), body_limit_bytes=self.settings.server.body_limit_bytes)
 
     def _console(self) -> ASGIApp:
         operations = Operations(
@@ -230,6 +254,7 @@ class ControlPlane:
             moves=self.moves,
             observations=self.observations,
             clock=self.clock,
+            selection=self.choosing.control(),
         )
         return console(operations.ports(), self.settings.console, monotonic=self.clock.monotonic)
 

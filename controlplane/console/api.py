@@ -32,6 +32,7 @@ from controlplane.console.ports import (
     Receipt,
 )
 from controlplane.console.problems import DESCRIBED, problem_response
+from controlplane.console.selection import SelectionApi
 from controlplane.console.sessions import Sessions
 from controlplane.console.settings import ConsoleSettings
 
@@ -171,6 +172,8 @@ def build(
     app.state.guard = guard = Guard(ports.authorize, Sessions(settings, monotonic))
     changes = Changes(ports.append, ports.breakers, ports.models)
     app.include_router(Api(ports, changes).router())
+    if ports.selection is not None:
+        app.include_router(SelectionApi(ports.selection).router())
     pages = Pages(ports, changes, guard, settings, app.openapi)
     app.router.routes.extend(pages.routes())
     for known in (ConsoleError, AuditUnavailable, RequestValidationError, HTTPException):

@@ -172,13 +172,36 @@ class ObservationsView(Protocol):
     def page(self, after: int, limit: int) -> Mapping[str, Any]: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearntView:
+    """A model as the choice sees it for one tenant. Accuracies in millionths; None: nothing is known."""
+
+    task: str
+    model: str
+    accuracy_ppm: int | None
+    reference_ppm: int | None
+    answers: int
+    latency_ms: float | None
+    under_review: bool
+
+
+class SelectionControl(Protocol):
+    def view(self, principal: Principal) -> Sequence[LearntView]: ...
+
+    async def clear(self, task: str, model: str, by: Principal, reason: str) -> Receipt:
+        """Recorded, then done. Raises ``NotFound`` or ``audit.AuditUnavailable``."""
+        ...
+
+
 def same_tenant(principal: Principal, tenant: str) -> bool:
     return principal.tenant == tenant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsolePorts:
-    """``sees`` says whose calls a principal may look at; by default those of its own tenant alone."""
+    """``sees`` says whose calls a principal may look at; by default those of its own tenant alone. ``selection`` may be
+    None: then the API says nothing of how models are chosen.
+    """
 
     authorize: Authorize
     ledger: LedgerView
@@ -189,3 +212,4 @@ class ConsolePorts:
     observations: ObservationsView
     take_outcomes: Callable[[Sequence[OutcomeLabel]], None]
     sees: Callable[[Principal, str], bool] = same_tenant
+    selection: SelectionControl | None = None

@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from controlplane.calls import Principal
 from controlplane.console.guard import GuardedRoute, permission
-from controlplane.console.ports import Receipt
+from controlplane.console.ports import SelectionControl
 from controlplane.console.problems import DESCRIBED
 
 RESOURCE = "/api/selection"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearntView:
-    """A model as the choice sees it for one tenant. Accuracies in millionths; None: nothing is known."""
-
-    task: str
-    model: str
-    accuracy_ppm: int | None
-    reference_ppm: int | None
-    answers: int
-    latency_ms: float | None
-    under_review: bool
-
-
-class SelectionControl(Protocol):
-    def view(self, principal: Principal) -> Sequence[LearntView]: ...
-
-    async def clear(self, task: str, model: str, by: Principal, reason: str) -> Receipt:
-        """Recorded, then done. Raises ``NotFound`` or ``audit.AuditUnavailable``."""
-        ...
 
 
 class Learnt(BaseModel):

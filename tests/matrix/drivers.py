@@ -18,7 +18,7 @@ import numpy as np
 
 from inference.tfserving.predict import decode_predict, encode_predict
 from inference.tfserving.wire import METHODS
-from tests.matrix.world import Gate
+from tests.matrix.world import JUDGED, Gate
 
 MODERN = "2026-07-28"
 META = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
@@ -221,6 +221,14 @@ def problem(status: int, document: Any) -> tuple[str, Mapping[str, Any]]:
     return document["reason"], document
 
 
+def hub(status: int, document: Any) -> tuple[str, Mapping[str, Any]]:
+    """The Hugging Face hub's: what its client shows is in ``error``."""
+    if status == 200:
+        return "", {}
+    assert document["error"]
+    return document["reason"], document
+
+
 def mcp(status: int, document: Any) -> tuple[str, Mapping[str, Any]]:
     """A refused tool call is a result; everything else that is refused is a JSON-RPC error."""
     if "error" in document:
@@ -352,6 +360,31 @@ DRIVERS: list[Driver] = [
     ),
     Over("openai.functions, a list", "openai.functions", "GET", "/v1/functions", openai),
     Over("tools", "tools", "POST", "/tools/refund", problem, "/refund", {"amount": 5}, **FETCHED),
+    Over(
+        "feedback",
+        "feedback",
+        "POST",
+        "/v1/feedback",
+        problem,
+        body={"call_id": JUDGED, "correct": True},
+        is_good=lambda told: (told["model"], told["score"]) == ("tiny", 1.0),
+    ),
+    Over(
+        "huggingface.models",
+        "huggingface.models",
+        "GET",
+        "/huggingface/api/models",
+        hub,
+        is_good=lambda told: [one["id"] for one in told] == ["test/risk", "test/tiny"],
+    ),
+    Over(
+        "huggingface.model",
+        "huggingface.model",
+        "GET",
+        "/api/models/test/tiny",
+        hub,
+        is_good=lambda told: told["id"] == "test/tiny",
+    ),
     Over(
         "tfserving.rest",
         "tfserving.rest",
