@@ -1,8 +1,8 @@
 """What the monitor asks for, recorded and then done: model states, holds on breakers, moves of labels.
 
-The ledger is the memory: states and holds are read back from its ``drift.transition`` records at start. A move asked
-for twice with one key is recorded once. Its deeds are done again only while it is the model's last move: an older one
-must not undo what was decided after it. Fails closed: not recorded, therefore not done.
+The ledger is the memory: states and holds are read back at start from its ``drift.transition`` and ``drift.release``
+records. A move asked for twice with one key is recorded once. Its deeds are done again only while it is the model's last
+move: an older one must not undo what was decided after it. Fails closed: not recorded, therefore not done.
 """
 
 from __future__ import annotations
@@ -17,23 +17,26 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from audit import AuditUnavailable, Record, RecordRefused, SqliteLedger
+from audit import AuditUnavailable, LedgerReceipt, Record, RecordRefused, SqliteLedger
 from controlplane.calls import Principal
 from controlplane.drift.states import SERVING, Event, IllegalTransition, Serving, State, after
 from controlplane.fleet import Fleet
 from controlplane.resilience.breakers import breaker_name
 from controlplane.telemetry.metrics import Metrics
 
-KIND = "drift.transition"
+KIND, RELEASE = "drift.transition", "drift.release"
 HOLD_REASON = "drift"
 PAGE = 1000
+DISTRUSTING = frozenset({Serving.FALLBACK, Serving.FALLBACK_AND_CHALLENGER})
 KEYS_KEPT = 10_000  # a repeat comes within seconds of the first asking; this many moves of one gateway take months
 VERDICTS = {Event.SUSPECTED, Event.ROWS_BROKEN, Event.RISK_LEFT_BAND, Event.QUIET, Event.ROWS_SOUND}
 log = logging.getLogger(__name__)
 
 
 class MoveRefused(Exception):
-    """``reason``: ``malformed``, ``unknown_model``, ``illegal_transition``, ``out_of_step``, ``key_reused``."""
+    """``reason``: ``malformed``, ``unknown_model``, ``illegal_transition``, ``out_of_step``, ``key_reused``; of a release
+    ``not_held`` or ``under_watch``.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -151,6 +154,44 @@ class ModelMoves:
                 await self._carry_out(model, move)
             return self._states[model]
 
+    async def release(self, model: str, version: int, by: Principal, reason: str, key: str = "") -> LedgerReceipt:
+        """Let go of the hold on a version that is no longer the model's own. Recorded first; after a restart it holds.
+
+        Raises:
+            MoveRefused: nothing is held, or the version is the one under watch: that one is reviewed.
+            AuditUnavailable: it cannot be recorded, therefore nothing is done.
+        """
+        async with self._moving[model]:
+            with anyio.CancelScope(shield=True):
+                async with self._recording:
+                    if self._is_unsure:
+                        await self._catch_up()
+                    self._require_releasable(model, version)
+                    said = {"model": model, "version": version, "by": by.subject, "reason": reason}
+                    receipt = await self._append(RELEASE, {"drift": said | ({"key": key} if key else {})})
+            self._fleet.breakers.release(breaker_name(model, version), HOLD_REASON)
+            log.warning("hold released", extra={"model": model, "version": version})
+            return receipt
+
+    def _require_releasable(self, model: str, version: int) -> None:
+        known = self._states.get(model)
+        if known is not None and known.version == version and SERVING[known.state] in DISTRUSTING:
+            said = f"{model}/{version} is {known.state}; a review decides, as a transition"
+            raise MoveRefused("under_watch", said)
+        name = breaker_name(model, version)
+        if not any(each.name == name and HOLD_REASON in each.holds for each in self._fleet.breakers.snapshot()):
+            raise MoveRefused("not_held", f"drift holds nothing of {name}")
+
+    async def _append(self, kind: str, body: Mapping[str, Any]) -> LedgerReceipt:
+        self._seen, self._is_unsure = max(self._seen, self._ledger.head.size - 1), True
+        try:
+            receipt = await self._ledger.append(kind, body)
+        except RecordRefused as error:
+            self._is_unsure = False
+            raise MoveRefused("malformed", f"cannot be recorded: {error}") from None
+        self._seen, self._is_unsure = receipt.index, False
+        return receipt
+
     async def _record(self, model: str, move: Move, by: Principal) -> None:
         """Nothing when it is in the ledger already."""
         if self._is_unsure:
@@ -158,13 +199,7 @@ class ModelMoves:
         if self._is_known(model, move):
             return
         self._require_next(model, move)
-        self._seen, self._is_unsure = max(self._seen, self._ledger.head.size - 1), True
-        try:
-            receipt = await self._ledger.append(KIND, {"drift": move.facts() | {"model": model, "by": by.subject}})
-        except RecordRefused as error:
-            self._is_unsure = False
-            raise MoveRefused("malformed", f"cannot be recorded: {error}") from None
-        self._seen, self._is_unsure = receipt.index, False
+        await self._append(KIND, {"drift": move.facts() | {"model": model, "by": by.subject}})
         self._enter(model, move, round(self._wall_clock() * 1000))
         self._count(model, move)
         log.warning("model moved", extra={"model": model, "state": move.target.value, "reason": move.event.value})
@@ -196,13 +231,16 @@ class ModelMoves:
         self._is_unsure = False
 
     def _unseen(self) -> list[Record]:
-        return self._ledger.read(self._seen, PAGE, kinds=[KIND])
+        return self._ledger.read(self._seen, PAGE, kinds=[KIND, RELEASE])
 
     def _take(self, records: list[Record]) -> None:
         """Moves as they were recorded: legal when they were made, whatever the table says today."""
         for record in records:
             said = record.body["drift"]
-            self._enter(said["model"], parse_move(said), record.time_ms)
+            if record.kind == RELEASE:
+                self._fleet.breakers.release(breaker_name(said["model"], said["version"]), HOLD_REASON)
+            else:
+                self._enter(said["model"], parse_move(said), record.time_ms)
             self._seen = record.index
 
     def _enter(self, model: str, move: Move, at_ms: int) -> None:
@@ -220,11 +258,12 @@ class ModelMoves:
         if move.target is State.PROMOTED and move.new_version is not None and deployment is not None:
             await deployment.load(model, move.new_version)
             await deployment.move_label(model, "stable", move.new_version)
+            await self._fleet.learn(model)
 
     def _hold_or_release(self, model: str, move: Move) -> None:
-        """A distrusted version stays held even after its challenger was promoted: nobody has cleared it."""
+        """A distrusted version stays held after its challenger was promoted, until somebody releases it."""
         name = breaker_name(model, move.version)
-        if SERVING[move.target] in (Serving.FALLBACK, Serving.FALLBACK_AND_CHALLENGER):
+        if SERVING[move.target] in DISTRUSTING:
             self._fleet.breakers.hold(name, HOLD_REASON)
         elif move.event is Event.REVIEWED:
             self._fleet.breakers.release(name, HOLD_REASON)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from controlplane.console.ports import (
     NotAllowed,
     NotProven,
     OutcomeLabel,
+    Receipt,
     SelectionControl,
     Unavailable,
 )
@@ -30,7 +31,12 @@ from controlplane.model_moves import ModelMoves, MoveRefused
 from controlplane.observations import Label, Observations
 from controlplane.policy import BundlePolicy, Catalogue
 from inference.errors import BackendError
-from inference.tfserving.deployment import DeploymentError
+from inference.tfserving.deployment import Deployment, DeploymentError
+
+REFUSALS = frozenset(
+    {"already_stable", "labelled", "no_previous", "no_such_version", "not_available", "out_of_step", "unknown_model"}
+)
+"""Reasons of a deployment that mean that the change is not possible as things are; any other is a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +100,53 @@ class Models:
         return [self._view(name) for name in sorted(self.fleet.names())]
 
     async def move_label(self, model: str, label: str, version: int) -> None:
+        async def move(deployment: Deployment) -> None:
+            await deployment.load(model, version)
+            await deployment.move_label(model, label, version)
+
+        await self._change(model, move)
+
+    async def load(self, model: str, version: int) -> None:
+        await self._change(model, lambda deployment: deployment.load(model, version))
+
+    async def unload(self, model: str, version: int) -> None:
+        await self._change(model, lambda deployment: deployment.unload(model, version))
+
+    async def set_canary(self, model: str, version: int | None, percent: int) -> None:
+        await self._change(model, lambda deployment: deployment.set_canary(model, version, percent))
+
+    async def set_shadow(self, model: str, version: int | None, percent: int) -> None:
+        await self._change(model, lambda deployment: deployment.set_shadow(model, version, percent))
+
+    def previous(self, model: str) -> int:
+        try:
+            return self._deployment_of(model).previous(model)
+        except DeploymentError as error:
+            raise ChangeRefused(error.reason, error.detail) from None
+
+    async def roll_back(self, model: str, version: int) -> None:
+        await self._change(model, lambda deployment: deployment.roll_back(model, version))
+
+    async def release(self, model: str, version: int, by: Principal, reason: str, key: str) -> Receipt:
+        try:
+            return await self.moves.release(model, version, by, reason, key)
+        except MoveRefused as refusal:
+            raise ChangeRefused(refusal.reason, refusal.detail) from None
+
+    def _deployment_of(self, model: str) -> Deployment:
         deployment = self.fleet.deployment_of(model)
         if deployment is None:
             raise ChangeRefused("unknown_model", f"{model} is not deployed through this gateway")
+        return deployment
+
+    async def _change(self, model: str, act: Callable[[Deployment], Awaitable[object]]) -> None:
+        deployment = self._deployment_of(model)
         try:
-            await deployment.load(model, version)
-            await deployment.move_label(model, label, version)
+            await act(deployment)
         except (BackendError, DeploymentError) as error:
-            raise ChangeFailed(error.reason, error.detail) from error
+            refused = isinstance(error, DeploymentError) and error.reason in REFUSALS
+            raise (ChangeRefused if refused else ChangeFailed)(error.reason, error.detail) from error
+        await self.fleet.learn(model)
 
     async def ask(self, model: str, wish: Mapping[str, Any], by: Principal) -> ModelView:
         try:
@@ -116,13 +161,20 @@ class Models:
         """Also of a model that has left the catalogue meanwhile."""
         entry, state = self.catalogue().models.get(name), self.moves.states.get(name)
         deployment = self.fleet.deployment_of(name)
-        served = deployment.models[name] if deployment is not None else None
+        served = deployment.served(name) if deployment is not None else None
+        statuses = deployment.replica_statuses() if deployment is not None else []
+        replicas = {each.name: each.available.get(name, frozenset()) for each in statuses}
         return ModelView(
             name=name,
             backend=entry.backend if entry else "",
             task=entry.task if entry else "",
             versions=served.versions if served else (),
             labels=dict(served.labels) if served else {},
+            canary_percent=served.canary_percent if served else 0,
+            shadow_version=served.shadow.version if served and served.shadow else None,
+            shadow_percent=served.shadow.percent if served and served.shadow else 0,
+            previous=served.previous if served else (),
+            replicas=replicas,
             fallback=tuple(entry.fallback) if entry else (),
             state=state.state.value if state else "",
             state_reason=state.reason if state else "",

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from audit import AuditUnavailable
 from controlplane.calls import Principal
 from controlplane.console.calls import CallHistory, CallPage, CallView, tenant_of
-from controlplane.console.changes import Changes, Wish
+from controlplane.console.changes import Changes
 from controlplane.console.guard import Guard, GuardedRoute, permission
 from controlplane.console.headers import SafeHeaders
 from controlplane.console.pages import Pages
@@ -29,37 +29,20 @@ from controlplane.console.ports import (
     NotFound,
     OutcomeLabel,
     PolicyView,
-    Receipt,
 )
 from controlplane.console.problems import DESCRIBED, problem_response
 from controlplane.console.selection import SelectionApi
 from controlplane.console.sessions import Sessions
 from controlplane.console.settings import ConsoleSettings
+from controlplane.console.versions import VersionsApi
+from controlplane.console.wishes import Body, Change, Recorded, principal_of, recorded, wish_of
 
 log = logging.getLogger(__name__)
 
 OUTCOMES_PER_REQUEST = 1_000
 BREAKER_NAME = r"^[A-Za-z0-9_.~@:-]+(/[A-Za-z0-9_.~@:-]+)*$"
 
-Reason = Annotated[str, Field(min_length=3, max_length=500, description="Why, in a sentence; kept in the ledger.")]
-Key = Annotated[str, Field(max_length=200, description="The same key again means the same change again.")]
 BreakerName = Annotated[str, Path(pattern=BREAKER_NAME, max_length=200)]
-
-
-class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class BreakerChange(Body):
-    reason: Reason
-    key: Key = ""
-
-
-class LabelMove(Body):
-    label: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
-    version: int = Field(ge=1)
-    reason: Reason
-    key: Key = ""
 
 
 class Transition(Body):
@@ -86,13 +69,6 @@ class Outcomes(Body):
     outcomes: list[Outcome] = Field(min_length=1, max_length=OUTCOMES_PER_REQUEST)
 
 
-class Recorded(BaseModel):
-    """The change is durable in the ledger under this event, and done."""
-
-    event_id: str
-    ledger_index: int
-
-
 class Breaker(BaseModel):
     name: str
     state: str
@@ -108,12 +84,24 @@ class BreakerList(BaseModel):
     breakers: list[Breaker]
 
 
+class Replica(BaseModel):
+    """``versions`` are those of this model to which calls may be sent; none while it is away."""
+
+    name: str
+    versions: list[int]
+
+
 class Model(BaseModel):
     name: str
     backend: str
     task: str
     versions: list[int]
     labels: dict[str, int]
+    canary_percent: int
+    shadow_version: int | None
+    shadow_percent: int
+    previous: list[int] = Field(description="What the stable label named before, the newest last.")
+    replicas: list[Replica]
     fallback: list[str]
     state: str
     state_reason: str
@@ -172,6 +160,7 @@ def build(
     app.state.guard = guard = Guard(ports.authorize, Sessions(settings, monotonic))
     changes = Changes(ports.append, ports.breakers, ports.models)
     app.include_router(Api(ports, changes).router())
+    app.include_router(VersionsApi(changes).router())
     if ports.selection is not None:
         app.include_router(SelectionApi(ports.selection).router())
     pages = Pages(ports, changes, guard, settings, app.openapi)
@@ -207,7 +196,6 @@ class Api:
             ("POST", "/api/breakers/{name:path}/hold", self.hold_breaker, "write", "/api/breakers"),
             ("POST", "/api/breakers/{name:path}/release", self.release_breaker, "write", "/api/breakers"),
             ("GET", "/api/models", self.list_models, "read", "/api/models"),
-            ("POST", "/api/models/{name:path}/labels", self.move_label, "write", "/api/models"),
             ("POST", "/api/models/{name:path}/transitions", self.ask_transition, "write", "/api/models"),
             ("GET", "/api/policy", self.read_policy, "read", "/api/policy"),
             ("GET", "/api/ledger/head", self.read_head, "read", "/api/ledger"),
@@ -250,22 +238,17 @@ class Api:
         """Every circuit breaker, by name."""
         return BreakerList(breakers=[breaker_of(each) for each in self.ports.breakers.snapshot()])
 
-    async def hold_breaker(self, request: Request, name: BreakerName, change: BreakerChange) -> Recorded:
+    async def hold_breaker(self, request: Request, name: BreakerName, change: Change) -> Recorded:
         """Refuse every call behind this breaker until it is released."""
         return recorded(await self.changes.hold(name, wish_of(request, change)))
 
-    async def release_breaker(self, request: Request, name: BreakerName, change: BreakerChange) -> Recorded:
+    async def release_breaker(self, request: Request, name: BreakerName, change: Change) -> Recorded:
         """Let go of an operator's hold; probes decide what follows. Holds of others stay."""
         return recorded(await self.changes.release(name, wish_of(request, change)))
 
     async def list_models(self) -> ModelList:
         """Models with versions, labels and drift state."""
         return ModelList(models=[model_of(each) for each in self.ports.models.view()])
-
-    async def move_label(self, request: Request, name: str, move: LabelMove) -> Recorded:
-        """Point a label at another version that is being served."""
-        wish = wish_of(request, move)
-        return recorded(await self.changes.move_label(name, move.label, move.version, wish))
 
     async def ask_transition(self, request: Request, name: str, move: Transition) -> Model:
         """Move a model's drift state: recorded, then carried out. The same key again does it again, recorded once."""
@@ -308,19 +291,6 @@ class Api:
                 raise NotFound("unknown_call", "one of the calls does not exist, or is not yours to judge")
 
 
-def principal_of(request: Request) -> Principal:
-    principal: Principal = request.state.principal
-    return principal
-
-
-def wish_of(request: Request, change: BreakerChange | LabelMove) -> Wish:
-    return Wish(principal_of(request), change.reason, change.key)
-
-
-def recorded(receipt: Receipt) -> Recorded:
-    return Recorded(event_id=receipt.event_id, ledger_index=receipt.index)
-
-
 def breaker_of(view: BreakerView) -> Breaker:
     return Breaker(
         name=view.name,
@@ -341,6 +311,11 @@ def model_of(view: ModelView) -> Model:
         task=view.task,
         versions=list(view.versions),
         labels=dict(view.labels),
+        canary_percent=view.canary_percent,
+        shadow_version=view.shadow_version,
+        shadow_percent=view.shadow_percent,
+        previous=list(view.previous),
+        replicas=[Replica(name=replica, versions=sorted(found)) for replica, found in view.replicas.items()],
         fallback=list(view.fallback),
         state=str(view.state),
         state_reason=view.state_reason,

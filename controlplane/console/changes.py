@@ -44,6 +44,32 @@ class Changes:
         what = {"what": "model.label", "model": model, "label": label, "version": version}
         return await self._do(what, wish, lambda: self.models.move_label(model, label, version))
 
+    async def load(self, model: str, version: int, wish: Wish) -> Receipt:
+        what = {"what": "model.load", "model": model, "version": version}
+        return await self._do(what, wish, lambda: self.models.load(model, version))
+
+    async def unload(self, model: str, version: int, wish: Wish) -> Receipt:
+        what = {"what": "model.unload", "model": model, "version": version}
+        return await self._do(what, wish, lambda: self.models.unload(model, version))
+
+    async def set_canary(self, model: str, version: int | None, percent: int, wish: Wish) -> Receipt:
+        what = _share("model.canary", model, version, percent)
+        return await self._do(what, wish, lambda: self.models.set_canary(model, version, percent))
+
+    async def set_shadow(self, model: str, version: int | None, percent: int, wish: Wish) -> Receipt:
+        what = _share("model.shadow", model, version, percent)
+        return await self._do(what, wish, lambda: self.models.set_shadow(model, version, percent))
+
+    async def roll_back(self, model: str, wish: Wish) -> Receipt:
+        """The record says where to, so it is done only if that is still the way back."""
+        version = self.models.previous(model)
+        what = {"what": "model.rollback", "model": model, "version": version}
+        return await self._do(what, wish, lambda: self.models.roll_back(model, version))
+
+    async def release_version(self, model: str, version: int, wish: Wish) -> Receipt:
+        """Recorded among the model's moves, which are what holds are read back from after a restart."""
+        return await self.models.release(model, version, wish.by, wish.reason, wish.key)
+
     async def _switch(self, name: str, *, held: bool) -> None:
         switch = self.breakers.hold if held else self.breakers.release
         switch(name, HOLD)
@@ -68,3 +94,8 @@ class Changes:
             await self.append(CHANGE_FAILED, body)
         except AuditUnavailable:
             log.exception("a failed change could not be recorded as failed", extra={"change": receipt.event_id})
+
+
+def _share(what: str, model: str, version: int | None, percent: int) -> Mapping[str, Any]:
+    said: dict[str, Any] = {"what": what, "model": model, "percent": percent}
+    return said if version is None else said | {"version": version}

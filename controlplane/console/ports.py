@@ -11,7 +11,7 @@ ConsoleError
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -122,6 +122,11 @@ class ModelView:
     task: str = ""
     versions: tuple[int, ...] = ()
     labels: Mapping[str, int] = field(default_factory=dict)
+    canary_percent: int = 0
+    shadow_version: int | None = None
+    shadow_percent: int = 0
+    previous: tuple[int, ...] = ()  # what the stable label named before, the newest last
+    replicas: Mapping[str, Collection[int]] = field(default_factory=dict)  # name → versions that it serves
     fallback: tuple[str, ...] = ()
     state: str = ""
     state_reason: str = ""
@@ -130,10 +135,26 @@ class ModelView:
 
 
 class ModelControl(Protocol):
+    """Every change may be repeated. All raise ``ChangeRefused`` or ``ChangeFailed``."""
+
     def view(self) -> Sequence[ModelView]: ...
 
-    async def move_label(self, model: str, label: str, version: int) -> None:
-        """May be repeated. Raises ``ChangeRefused`` or ``ChangeFailed``."""
+    async def move_label(self, model: str, label: str, version: int) -> None: ...
+    async def load(self, model: str, version: int) -> None: ...
+    async def unload(self, model: str, version: int) -> None: ...
+    async def set_canary(self, model: str, version: int | None, percent: int) -> None: ...
+    async def set_shadow(self, model: str, version: int | None, percent: int) -> None: ...
+
+    def previous(self, model: str) -> int:
+        """What a rollback would go back to."""
+        ...
+
+    async def roll_back(self, model: str, version: int) -> None:
+        """Refused when ``version`` is no longer what a rollback would go back to."""
+        ...
+
+    async def release(self, model: str, version: int, by: Principal, reason: str, key: str) -> Receipt:
+        """Record that a drift hold is let go, then do it. Raises also ``Unavailable`` or ``audit.AuditUnavailable``."""
         ...
 
     async def ask(self, model: str, wish: Mapping[str, Any], by: Principal) -> ModelView:

@@ -161,42 +161,52 @@ class Deployment:
                 raise DeploymentError("not_available", f"version {version} of {model} is not available; load it first")
             await self._change(model, served.with_label(label, version, self._settings.default_label), [version])
 
-    async def set_canary(self, model: str, version: int, percent: int) -> None:
+    async def set_canary(self, model: str, version: int | None, percent: int) -> None:
         """Give ``percent`` of the agents ``version``: the same agents and some more when it grows; 0 is nobody.
 
         Raises ``BackendError`` or ``DeploymentError``.
         """
+        default = self._settings.default_label
         async with self._changing:
-            if percent:
-                await self._load(model, version)
             served = self._known(model)
-            if percent and served.labels.get(self._settings.default_label) == version:
+            if not percent or version is None:
+                await self._change(model, replace(served, canary_percent=0))
+                return
+            if served.labels.get(default) == version:
                 raise DeploymentError("already_stable", f"version {version} of {model} is what everybody gets")
-            moved = served.with_label(CANARY, version, self._settings.default_label) if percent else served
-            await self._change(model, replace(moved, canary_percent=percent), [version] if percent else [])
+            await self._load(model, version)
+            moved = self._known(model).with_label(CANARY, version, default)
+            await self._change(model, replace(moved, canary_percent=percent), [version])
 
-    async def set_shadow(self, model: str, version: int, percent: int) -> None:
+    async def set_shadow(self, model: str, version: int | None, percent: int) -> None:
         """Copy ``percent`` of the calls to ``version``, which is loaded first; 0 ends it.
 
         Raises ``BackendError`` or ``DeploymentError``.
         """
         async with self._changing:
-            if percent:
-                await self._load(model, version)
-            shadow = Shadow(version, percent) if percent else None
+            shadow = Shadow(version, percent) if percent and version is not None else None
+            if shadow is not None:
+                await self._load(model, shadow.version)
             await self._change(model, replace(self._known(model), shadow=shadow))
 
-    async def roll_back(self, model: str) -> int:
+    def previous(self, model: str) -> int:
+        """What ``roll_back`` would go back to. Raises ``DeploymentError``: ``no_previous``."""
+        served = self._known(model)
+        if not served.previous:
+            raise DeploymentError("no_previous", f"there is no previous version of {model}")
+        return served.previous[-1]
+
+    async def roll_back(self, model: str, expected: int | None = None) -> int:
         """The default label back on what it named before; returns that version. It is loaded if it is not.
 
-        Raises ``BackendError`` or ``DeploymentError``: ``no_previous``.
+        Raises ``BackendError`` or ``DeploymentError``: ``no_previous``, or ``out_of_step`` when the way back no longer
+        leads to ``expected``.
         """
         default = self._settings.default_label
         async with self._changing:
-            try:
-                version = self._known(model).rolled_back(default).labels[default]
-            except LookupError as error:
-                raise DeploymentError("no_previous", f"{model}: {error}") from None
+            version = self.previous(model)
+            if expected not in (None, version):
+                raise DeploymentError("out_of_step", f"the way back of {model} leads to {version}, not to {expected}")
             await self._load(model, version)
             await self._change(model, self._known(model).rolled_back(default), [version])
             return version

@@ -56,10 +56,8 @@ class Served:
     def rolled_back(self, default: str = STABLE) -> Served:
         """The default label back on what it named before; no canary and no shadow until somebody asks again.
 
-        Raises ``LookupError`` when there was nothing before.
+        There must be something in ``previous``.
         """
-        if not self.previous:
-            raise LookupError("there is no previous version")
         labels = {**self.labels, default: self.previous[-1]}
         return replace(self, labels=labels, previous=self.previous[:-1], canary_percent=0, shadow=None)
 

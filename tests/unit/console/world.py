@@ -71,10 +71,17 @@ class Breakers:
 
 
 @dataclass
+class Noted:
+    event_id: str
+    index: int
+
+
+@dataclass
 class Models:
     known: dict[str, ModelView] = field(default_factory=dict)
     asked: list[tuple[str, Mapping[str, Any], Principal]] = field(default_factory=list)
     trouble: Exception | None = None
+    done: list[tuple[Any, ...]] = field(default_factory=list)
 
     def view(self) -> Sequence[ModelView]:
         return list(self.known.values())
@@ -86,6 +93,35 @@ class Models:
             raise ChangeRefused("not_available", f"version {version} is not being served")
         labels = {**self.known[model].labels, label: version}
         self.known[model] = replace(self.known[model], labels=labels)
+
+    async def load(self, model: str, version: int) -> None:
+        self._do("load", model, version)
+
+    async def unload(self, model: str, version: int) -> None:
+        self._do("unload", model, version)
+
+    async def set_canary(self, model: str, version: int | None, percent: int) -> None:
+        self._do("canary", model, version, percent)
+
+    async def set_shadow(self, model: str, version: int | None, percent: int) -> None:
+        self._do("shadow", model, version, percent)
+
+    def previous(self, model: str) -> int:
+        if not self.known[model].previous:
+            raise ChangeRefused("no_previous")
+        return self.known[model].previous[-1]
+
+    async def roll_back(self, model: str, version: int) -> None:
+        self._do("rollback", model, version)
+
+    async def release(self, model: str, version: int, by: Principal, reason: str, key: str) -> Any:
+        self._do("release", model, version, by.subject, reason, key)
+        return Noted("e1", 7)
+
+    def _do(self, *what: Any) -> None:
+        if self.trouble is not None:
+            raise self.trouble
+        self.done.append(what)
 
     async def ask(self, model: str, wish: Mapping[str, Any], by: Principal) -> ModelView:
         if self.trouble is not None:

@@ -155,6 +155,55 @@ async def test_a_released_hold_stays_released_after_a_restart(rig: Rig) -> None:
     assert rig.holds() == ()
 
 
+async def promoted(rig: Rig) -> None:
+    deployment = rig.fleet.deployment_of("risk")
+    assert deployment is not None
+    await deployment.start()
+    await rig.reach_shadow()
+    publish(rig.server.folder / "risk", 2)
+    await rig.ask("SHADOW", "won", "PROMOTED", new_version=2)
+
+
+async def test_an_operator_releases_what_drift_held_when_it_is_nobody_s_version_any_more(rig: Rig) -> None:
+    await promoted(rig)
+    assert rig.holds("risk/1") == ("drift",)
+    await rig.moves.release("risk", 1, MONITOR, "looked at it; the labels were wrong")
+    assert rig.holds("risk/1") == ()
+    await rig.restart()
+    assert rig.holds("risk/1") == (), "the release is read back, too"
+    (record,) = rig.ledger.read(kinds=["drift.release"])
+    assert record.body["drift"] == {
+        "model": "risk",
+        "version": 1,
+        "by": MONITOR.subject,
+        "reason": "looked at it; the labels were wrong",
+    }
+
+
+async def test_the_version_under_watch_is_reviewed_and_not_released(rig: Rig) -> None:
+    await rig.degrade()
+    with pytest.raises(MoveRefused) as caught:
+        await rig.moves.release("risk", 1, MONITOR, "because")
+    assert caught.value.reason == "under_watch"
+    assert rig.holds() == ("drift",)
+
+
+async def test_what_is_not_held_is_not_released(rig: Rig) -> None:
+    await promoted(rig)
+    with pytest.raises(MoveRefused) as caught:
+        await rig.moves.release("risk", 2, MONITOR, "because")
+    assert caught.value.reason == "not_held"
+    assert rig.ledger.read(kinds=["drift.release"]) == []
+
+
+async def test_a_release_that_cannot_be_recorded_is_not_done(rig: Rig) -> None:
+    await promoted(rig)
+    await rig.ledger.close()
+    with pytest.raises(AuditUnavailable):
+        await rig.moves.release("risk", 1, MONITOR, "because")
+    assert rig.holds("risk/1") == ("drift",)
+
+
 async def test_a_promotion_loads_the_version_and_moves_the_label(rig: Rig) -> None:
     deployment = rig.fleet.deployment_of("risk")
     assert deployment is not None

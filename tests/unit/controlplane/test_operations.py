@@ -173,14 +173,57 @@ async def test_a_label_moves_to_a_version_that_is_loaded_first(rig: Rig) -> None
     assert deployment_of(rig).models["risk"].labels == {"stable": 1, "canary": 2}
 
 
-async def test_a_label_does_not_move_to_what_is_not_there(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    impatient = deployment_of(rig)._settings.model_copy(update={"timeout_s": 0.2})
-    monkeypatch.setattr(deployment_of(rig), "_settings", impatient)
+async def test_a_label_does_not_move_to_what_is_not_there(rig: Rig) -> None:
     await deployment_of(rig).start()
-    with pytest.raises(ChangeFailed):
+    with pytest.raises(ChangeRefused) as caught:
         await models_of(rig).move_label("risk", "stable", 9)
+    assert caught.value.reason == "no_such_version"
     assert deployment_of(rig).models["risk"].labels == {"stable": 1}
     assert deployment_of(rig).models["risk"].versions == (1,)
+
+
+async def test_versions_are_loaded_tried_copied_to_rolled_back_and_let_go(rig: Rig) -> None:
+    await deployment_of(rig).start()
+    publish(rig.server.folder / "risk", 2)
+    models = models_of(rig)
+    await models.load("risk", 2)
+    assert rig.fleet.known("risk", 2) is not None, "its signatures are known at once"
+    await models.set_canary("risk", 2, 10)
+    await models.set_shadow("risk", 2, 50)
+    (view,) = models.view()
+    assert (view.canary_percent, view.shadow_version, view.shadow_percent) == (10, 2, 50)
+    assert list(view.replicas.values()) == [{1, 2}]
+    await models.move_label("risk", "stable", 2)
+    assert models.previous("risk") == 1
+    await models.roll_back("risk", 1)
+    assert deployment_of(rig).resolve("risk") == 1
+    with pytest.raises(ChangeRefused) as caught:
+        models.previous("risk")
+    assert caught.value.reason == "no_previous"
+    with pytest.raises(ChangeRefused):
+        await models.unload("risk", 1)
+    await models.move_label("risk", "canary", 1)
+    await models.unload("risk", 2)
+    assert deployment_of(rig).models["risk"].versions == (1,)
+
+
+async def test_a_rollback_to_where_the_way_back_no_longer_leads_is_refused(rig: Rig) -> None:
+    await deployment_of(rig).start()
+    publish(rig.server.folder / "risk", 2)
+    await models_of(rig).move_label("risk", "stable", 2)
+    with pytest.raises(ChangeRefused) as caught:
+        await models_of(rig).roll_back("risk", 7)
+    assert caught.value.reason == "out_of_step"
+    assert deployment_of(rig).resolve("risk") == 2
+
+
+async def test_a_server_that_will_not_follow_is_a_failure(rig: Rig) -> None:
+    await deployment_of(rig).start()
+    publish(rig.server.folder / "risk", 2)
+    await rig.server.stop()
+    with pytest.raises(ChangeFailed) as caught:
+        await models_of(rig).load("risk", 2)
+    assert caught.value.reason == "unavailable"
 
 
 async def test_a_change_of_an_unknown_model_is_refused(rig: Rig) -> None:
