@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from audit import AuditUnavailable, LedgerReader
 from controlplane.calls import Principal
 from controlplane.clock import Clock
 from controlplane.console.costs import BudgetView, CostView
-from controlplane.cost import Budgets, BudgetUse, CostSettings, MemoryBudgets
+from controlplane.cost import Account, Budgets, BudgetUse, CostSettings, MemoryBudgets
 from controlplane.cost.book import CostBook
-from controlplane.cost.budgets import BudgetStore
+from controlplane.cost.budgets import BudgetStore, BudgetsUnavailable
 from controlplane.gateway.budget import KeepBudgets
 from controlplane.gateway.pricing import PriceList
 from controlplane.policy import BundlePolicy
@@ -52,14 +52,17 @@ class Spending:
         self._store = store or MemoryBudgets(settings.max_accounts)
         self._budgets = Budgets(self._store, settings.warn_ratio, self._warned, settings.max_accounts)
         self._book: CostBook | None = None
+        self._restored = False
         self.prices = PriceList(lambda: policy.catalogue, settings)
         self.keeper = KeepBudgets(self._budgets, team_of(policy), self.prices.bound, clock.wall)
 
     async def begin(self) -> None:
-        """Budgets as the ledger knows them, which is open by now. Raises ``AuditUnavailable``, ``BudgetsUnavailable``:
-        without what was spent no budget can be kept."""
+        """Budgets as the ledger knows them, which is open by now. Raises ``AuditUnavailable``.
+
+        A shared store that cannot be told now is told as soon as it can be; it refuses calls with a budget until then.
+        """
         await anyio.to_thread.run_sync(self._open)
-        await self._store.raise_to(self._opened.spent(self._clock.wall()))
+        await self._restore(self._opened.spent(self._clock.wall()))
 
     async def keep(self) -> None:
         """Until cancelled: read on, report, and now and then write the snapshot."""
@@ -68,6 +71,7 @@ class Spending:
             await anyio.sleep(READ_S)
             try:
                 await anyio.to_thread.run_sync(self.catch_up)
+                await self._heal()
                 self._report()
                 if self._clock.monotonic() - saved_at_s >= SAVE_S:
                     saved_at_s = self._clock.monotonic()
@@ -109,6 +113,21 @@ class Spending:
         book = CostBook(LedgerReader(self._ledger), file=file, max_rows=settings.max_rows, max_runs=settings.max_runs)
         book.catch_up()
         self._book = book
+
+    async def _heal(self) -> None:
+        """A shared store that lost its memory gets it back. Calls under way are left out: they may end meanwhile."""
+        if isinstance(self._store, MemoryBudgets):
+            return
+        spent = self._opened.spent(self._clock.wall(), with_open=not self._restored)
+        met = {use.limit.account for use in self._budgets.uses(self._clock.wall())}
+        await self._restore({account: each for account, each in spent.items() if account in met or not self._restored})
+
+    async def _restore(self, spent: Mapping[Account, int]) -> None:
+        try:
+            await self._store.raise_to(spent)
+            self._restored = True
+        except BudgetsUnavailable as error:
+            log.warning("budgets cannot be restored yet", extra={"cause": error.reason})
 
     def _report(self) -> None:
         for (tenant, budget), ratio in self._budgets.fullest(self._clock.wall()).items():

@@ -153,11 +153,11 @@ class CostBook:
             sums = self._runs.get((tenant, run))
             return None if sums is None else msgspec.structs.replace(sums)
 
-    def spent(self, now_s: float) -> Mapping[Account, int]:
+    def spent(self, now_s: float, *, with_open: bool = True) -> Mapping[Account, int]:
         """By budget, in the windows that last. Calls that have not ended count with what was held back for them."""
         with self._lock:
             spent = dict(self._accounts)
-            for opened in self._opened.values():
+            for opened in self._opened.values() if with_open else ():
                 for account in opened.accounts:
                     spent[account] = spent.get(account, 0) + opened.held_micro_usd
         return {account: micro_usd for account, micro_usd in spent.items() if account.until_s > now_s}

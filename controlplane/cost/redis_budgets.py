@@ -62,10 +62,13 @@ class RedisBudgets:
         self._hold: Any = client.register_script(HOLD)
         self._settle: Any = client.register_script(SETTLE)
         self._raise: Any = client.register_script(RAISE)
+        self._is_ready = False
         self._due: dict[Account, int] = {}
         self._batch: tuple[str, dict[Account, int]] | None = None
 
     async def hold(self, limits: Sequence[Limit], micro_usd: int, now_s: float) -> Exhausted | Sequence[int]:  # noqa: ARG002  Redis forgets by itself
+        if not self._is_ready:  # what was spent before this start may be known to the ledger alone
+            raise BudgetsUnavailable("budget_unknown")
         answer = await self._ask(limits, micro_usd)
         if isinstance(answer, Exhausted) and self._due and await self.settle():  # what we owe may be just what lacks
             return await self._ask(limits, micro_usd)
@@ -93,15 +96,16 @@ class RedisBudgets:
                 self._due[account] = self._due.get(account, 0) + micro_usd
 
     async def raise_to(self, spent: Mapping[Account, int]) -> None:
-        """Raises ``BudgetsUnavailable``."""
+        """Needed once before the first hold. Raises ``BudgetsUnavailable``."""
         try:
-            async with self._client.pipeline(transaction=False) as pipe:
+            async with asyncio.timeout(max(1.0, self._deadline_s)), self._client.pipeline(transaction=False) as pipe:
                 for account, micro_usd in spent.items():
                     until_s = account.until_s + GRACE_S
                     await self._raise(keys=[name_of(account)], args=[micro_usd, until_s], client=pipe)
                 await pipe.execute()
         except FAILURES as error:
             raise BudgetsUnavailable("budget_unknown") from error
+        self._is_ready = True
 
     async def keep_settling(self) -> None:
         """Until cancelled; ``settle`` once more when it ends."""

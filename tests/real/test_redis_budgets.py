@@ -36,8 +36,10 @@ async def client(server: RedisServer) -> AsyncGenerator[Redis]:
         yield found
 
 
-def kept(client: Redis, deadline_s: float = 2.0) -> RedisBudgets:
-    return RedisBudgets(client, deadline_s, 0.01)
+async def kept(client: Redis, deadline_s: float = 2.0) -> RedisBudgets:
+    budgets = RedisBudgets(client, deadline_s, 0.01)
+    await budgets.raise_to({})
+    return budgets
 
 
 async def test_gateways_together_never_spend_more_than_there_is(server: RedisServer, client: Redis) -> None:
@@ -45,23 +47,23 @@ async def test_gateways_together_never_spend_more_than_there_is(server: RedisSer
 
     async def spend() -> int:
         async with server.client() as own:
-            budgets = kept(own)
+            budgets = await kept(own)
             answers = [await budgets.hold(limits, 10, time.time()) for _ in range(40)]
         return sum(not isinstance(each, Exhausted) for each in answers)
 
     granted = sum(await asyncio.gather(*(spend() for _ in range(4))))
     assert granted == 73
-    assert await kept(client).hold(limits, 1, time.time()) == Exhausted(limits[1], 730)
+    assert await (await kept(client)).hold(limits, 1, time.time()) == Exhausted(limits[1], 730)
 
 
 async def test_no_room_on_one_account_adds_to_none(client: Redis) -> None:
-    budgets = kept(client)
+    budgets = await kept(client)
     assert await budgets.hold([Limit(MINE, 100), Limit(TENANTS, 5)], 10, time.time()) == Exhausted(Limit(TENANTS, 5), 0)
     assert await budgets.hold([Limit(MINE, 100)], 100, time.time()) == [100]
 
 
 async def test_settled_costs_make_room_again_and_are_gathered(client: Redis) -> None:
-    budgets = kept(client)
+    budgets = await kept(client)
     await budgets.hold([Limit(MINE, 100)], 60, time.time())
     budgets.add([MINE], -30)
     budgets.add([MINE], -20)
@@ -71,7 +73,7 @@ async def test_settled_costs_make_room_again_and_are_gathered(client: Redis) -> 
 
 async def test_a_batch_told_twice_counts_once(client: Redis, server: RedisServer) -> None:
     """Redis took it, and its answer was lost."""
-    budgets = kept(client, deadline_s=0.1)
+    budgets = await kept(client, deadline_s=0.1)
     await budgets.hold([Limit(MINE, 100)], 60, time.time())
     budgets.add([MINE], -10)
     budgets._batch, budgets._due = ("b1", dict(budgets._due)), {}
@@ -82,7 +84,7 @@ async def test_a_batch_told_twice_counts_once(client: Redis, server: RedisServer
 
 
 async def test_frozen_redis_refuses_in_time_and_what_is_owed_is_told_later(server: RedisServer, client: Redis) -> None:
-    budgets = kept(client, deadline_s=0.1)
+    budgets = await kept(client, deadline_s=0.1)
     await budgets.hold([Limit(MINE, 100)], 60, time.time())
     budgets.add([MINE], -60)
     server.freeze()
@@ -99,27 +101,27 @@ async def test_frozen_redis_refuses_in_time_and_what_is_owed_is_told_later(serve
 
 
 async def test_sums_come_back_after_redis_lost_them_and_only_rise(client: Redis) -> None:
-    budgets = kept(client)
+    budgets = await kept(client)
     await budgets.raise_to({MINE: 70, TENANTS: 5})
     await budgets.raise_to({MINE: 50})
     assert await budgets.hold([Limit(MINE, 100)], 40, time.time()) == Exhausted(Limit(MINE, 100), 70)
 
 
 async def test_sums_end_with_their_window(client: Redis) -> None:
-    await kept(client).hold([Limit(MINE, 100)], 1, time.time())
+    await (await kept(client)).hold([Limit(MINE, 100)], 1, time.time())
     (name,) = await client.keys()
     assert UNTIL - time.time() < await client.ttl(name) <= UNTIL - time.time() + 3601
 
 
 async def test_names_of_tenants_and_agents_cannot_run_into_each_other(client: Redis) -> None:
-    budgets = kept(client)
+    budgets = await kept(client)
     first, second = replace(MINE, tenant="a:b", who="c"), replace(MINE, tenant="a", who="b:c")
     await budgets.hold([Limit(first, 100)], 7, time.time())
     assert await budgets.hold([Limit(second, 100)], 1, time.time()) == [1]
 
 
 async def test_hang_up_while_redis_is_asked_leaves_the_connection_in_order(client: Redis) -> None:
-    budgets = kept(client)
+    budgets = await kept(client)
     for _ in range(20):
         leaving = asyncio.create_task(budgets.hold([Limit(MINE, 1000)], 1, time.time()))
         await asyncio.sleep(0)
@@ -127,3 +129,11 @@ async def test_hang_up_while_redis_is_asked_leaves_the_connection_in_order(clien
         await asyncio.wait([leaving])
         (spent,) = await budgets.hold([Limit(MINE, 1000)], 0, time.time())
     assert spent <= 20
+
+
+async def test_nothing_is_held_before_the_ledger_has_said_what_was_spent(client: Redis) -> None:
+    budgets = RedisBudgets(client, 2.0, 0.01)
+    with pytest.raises(BudgetsUnavailable):
+        await budgets.hold([Limit(MINE, 100)], 1, time.time())
+    await budgets.raise_to({MINE: 99})
+    assert await budgets.hold([Limit(MINE, 100)], 1, time.time()) == [100]

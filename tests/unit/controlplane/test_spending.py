@@ -10,7 +10,8 @@ import pytest
 
 from controlplane.calls import Call, Decision, Effect, Principal, Receipt
 from controlplane.clock import Clock
-from controlplane.cost import CostSettings
+from controlplane.cost import CostSettings, MemoryBudgets
+from controlplane.cost.budgets import BudgetsUnavailable
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.outcome import Outcome
 from controlplane.policy import BundlePolicy, Catalogue, ModelEntry
@@ -38,10 +39,10 @@ def duty(max_usd: float = 1.0) -> Decision:
     return Decision(effect=Effect.ALLOW, reason="granted", revision="r", obligations=obliged)
 
 
-def spending(folder: Path, metrics: Metrics | None = None) -> Spending:
+def spending(folder: Path, metrics: Metrics | None = None, store: Any = None) -> Spending:
     policy = Priced.__new__(Priced)
     paths = {"ledger": ledger_settings(folder).path, "state": folder / "state"}
-    return Spending(CostSettings(), policy, metrics or Metrics(), Clock(), **paths)
+    return Spending(CostSettings(), policy, metrics or Metrics(), Clock(), **paths, store=store)
 
 
 async def one_call(till: Spending, ledger: Written) -> Decision:
@@ -114,3 +115,40 @@ def test_the_team_is_the_directorys_or_a_verified_claim(
     assert policy.status().error == ""
     assert team_of(policy)(Principal(subject=subject, tenant="acme", claims=claims)) == team
     assert team_of(policy)(Principal(subject="agent:known", tenant="globex")) == ""
+
+
+class Forgetful:
+    """As Redis is to us: it may be away, and may come back without its memory. Not one of this process."""
+
+    def __init__(self) -> None:
+        self.inner, self.is_away = MemoryBudgets(10), False
+
+    async def hold(self, *args: Any) -> Any:
+        return await self.inner.hold(*args)
+
+    def add(self, *args: Any) -> None:
+        self.inner.add(*args)
+
+    async def raise_to(self, spent: Any) -> None:
+        if self.is_away:
+            raise BudgetsUnavailable("budget_unknown")
+        await self.inner.raise_to(spent)
+
+
+async def test_a_shared_store_that_was_away_or_forgot_is_told_what_was_spent(tmp_path: Path) -> None:
+    store = Forgetful()
+    store.is_away = True
+    async with written(tmp_path) as ledger:
+        earlier = spending(tmp_path)
+        await earlier.begin()
+        await one_call(earlier, ledger)
+        till = spending(tmp_path, store=store)
+        await till.begin()
+        store.is_away = False
+        await till._heal()
+        await one_call(till, ledger)
+        assert not (await one_call(till, ledger)).permits, "the first call was another gateway process's"
+        store.inner = MemoryBudgets(10)
+        till.catch_up()
+        await till._heal()
+        assert not (await one_call(till, ledger)).permits
