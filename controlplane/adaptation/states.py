@@ -29,7 +29,7 @@ DRIFT_LEVELS: Mapping[str, int] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A model that selection keeps choosing although it is down."""
+    """A model that selection chose although its accuracy is down, and that a person must review."""
 
     model: str
     in_a_row: int
@@ -66,11 +66,17 @@ def drift(states: Callable[[], Mapping[str, str]]) -> Source:
     return read
 
 
-def selection(chosen: Callable[[], Iterable[Chosen]]) -> Source:
+def selection(chosen: Callable[[], Iterable[Chosen]], models: Callable[[], Iterable[str]]) -> Source:
+    """A model that nobody has to review is well. Where several tenants have one under review the worst counts."""
+
     def read(_now_s: float) -> Mapping[Subject, Readings]:
+        found = dict.fromkeys(models(), (0, 0.0))
+        for one in chosen():
+            times, drop_ratio = found.get(one.model, (0, 0.0))
+            found[one.model] = max(times, one.in_a_row), max(drop_ratio, one.drop_ratio)
         return {
-            Subject("model", one.model): {"chosen_in_a_row": one.in_a_row, "accuracy_drop_ratio": one.drop_ratio}
-            for one in chosen()
+            Subject("model", model): {"chosen_in_a_row": times, "accuracy_drop_ratio": drop_ratio}
+            for model, (times, drop_ratio) in found.items()
         }
 
     return read

@@ -193,9 +193,11 @@ def test_every_state_of_drift_has_a_level() -> None:
     assert set(DRIFT_LEVELS) == {state.value for state in State}
 
 
-def test_selection_says_what_it_keeps_choosing() -> None:
-    assert selection(lambda: [Chosen("risk", 3, 0.12)])(0.0) == {
-        RISK: {"chosen_in_a_row": 3, "accuracy_drop_ratio": 0.12}
+def test_selection_says_who_is_under_review_and_that_others_are_well() -> None:
+    found = selection(lambda: [Chosen("risk", 3, 0.12), Chosen("risk", 4, 0.11)], lambda: ["risk", "tiny"])(0.0)
+    assert found == {
+        RISK: {"chosen_in_a_row": 4, "accuracy_drop_ratio": 0.12},
+        Subject("model", "tiny"): {"chosen_in_a_row": 0, "accuracy_drop_ratio": 0.0},
     }
 
 
