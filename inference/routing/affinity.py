@@ -1,18 +1,22 @@
 """Which replica has seen the beginning of a prompt before. Approximate, bounded, and never a reason to be wrong.
 
 The text is cut into blocks; a block's key covers all before it, the tenant and the model, as a server's prefix cache
-does. Python's own hash is enough: it is keyed for each process, and a collision costs a cache miss, nothing else.
+does. Blocks grow with the distance from the beginning: a bounded number of them tells short prompts apart by their
+sentences and long conversations by their pages. Python's own hash is enough: it is keyed for each process, and a
+collision costs a cache miss, nothing else.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import accumulate
 from typing import NamedTuple
 
 from inference.backend import BackendRequest
 from inference.routing.settings import AffinitySettings
 
 STARTS = (b'"messages"', b'"prompt"', b'"input"')
+BLOCKS_OF_A_SIZE = 8  # then the size doubles; 48 blocks from 256 bytes on reach 126 KiB into a prompt
 SEARCHED_BYTES = 4096
 """Where the prompt may begin in a body; what stands before it (model, options) may differ from call to call."""
 
@@ -39,20 +43,25 @@ class PrefixMemory:
     """Keys of blocks → the replicas that were sent them, as bits. Each replica forgets its oldest blocks."""
 
     def __init__(self, settings: AffinitySettings, replicas: int) -> None:
-        self._size, self._most, self._room = settings.block_bytes, settings.blocks, settings.remembered_blocks
+        self._room = settings.remembered_blocks
+        sizes = [settings.block_bytes << number // BLOCKS_OF_A_SIZE for number in range(settings.blocks)]
+        self._ends = list(accumulate(sizes))
         self._knowing: dict[int, int] = {}
         self._recent: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(replicas)]
 
     def keys(self, request: BackendRequest) -> list[int]:
         """One key for each whole leading block. Work is bounded by ``blocks``, whatever the body's size."""
-        body, size = request.body, self._size
+        body = request.body
         start = prompt_start(body)
-        end = min(len(body), start + self._most * size)
+        length = len(body) - start
         key = hash((request.tenant, request.target, request.version, request.operation))
-        keys = []
-        for at in range(start, end - size + 1, size):
-            key = hash((key, body[at : at + size]))
+        keys, at = [], 0
+        for end in self._ends:
+            if end > length:
+                break
+            key = hash((key, body[start + at : start + end]))
             keys.append(key)
+            at = end
         return keys
 
     def match(self, keys: list[int]) -> Match:
@@ -62,7 +71,7 @@ class PrefixMemory:
             if not known:
                 break
             best, depth = known, depth + 1
-        return Match(best, depth / len(keys)) if depth else NO_MATCH
+        return Match(best, self._ends[depth - 1] / self._ends[len(keys) - 1]) if depth else NO_MATCH
 
     def remember(self, keys: list[int], number: int) -> None:
         """Replica ``number`` is sent this prompt. The first blocks are touched last, so that they are kept longest."""

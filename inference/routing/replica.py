@@ -164,12 +164,15 @@ class Replica:
                     self.progress.pay(now())
                     self.settle(lease, Event.PROBE_SUCCEEDED, now())
                 else:
-                    self.progress.forgive()
+                    self.progress.drop()
                 async with aclosing(self._watched(reply.chunks, started_s, judges=judges)) as chunks:
                     reply.chunks = chunks
                     yield reply
         except BackendError as error:
-            if owes and not isinstance(error, BackendRejected):
+            if owes:
+                if isinstance(error, BackendRejected) or error.reason in SATURATION:
+                    owes = False
+                    self.progress.drop()
                 self._judge(error, started_s, lease, judges=judges)
             raise
         finally:
@@ -180,7 +183,7 @@ class Replica:
 
     def _judge(self, error: BackendError, started_s: float, lease: int, *, judges: bool) -> None:
         now_s = asyncio.get_running_loop().time()
-        if error.reason not in SATURATION:
+        if not isinstance(error, BackendRejected) and error.reason not in SATURATION:
             self.settle(lease, Event.PROBE_FAILED, now_s, error.reason)
         if judges:
             self.note_failure(error, started_s, now_s)

@@ -44,13 +44,17 @@ class WatchSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class AffinitySettings(BaseModel, frozen=True, extra="forbid"):
-    block_bytes: int = Field(default=256, ge=16, description="Bytes of the prompt's text that are one block.")
-    blocks: int = Field(default=32, ge=0, description="Leading blocks that count; 0 turns affinity off.")
+    block_bytes: int = Field(
+        default=256, ge=16, description="Bytes of the first blocks of a prompt; every eight the size doubles."
+    )
+    blocks: int = Field(
+        default=48, ge=0, le=96, description="Leading blocks that count, 126 KiB with the defaults; 0: no affinity."
+    )
     remembered_blocks: int = Field(
         default=16_384, ge=1, description="Blocks remembered for each replica; about what fits its KV cache."
     )
     worth_calls: float = Field(
-        default=4.0,
+        default=8.0,
         ge=0,
         description="How many more calls under way a replica may have and still be preferred for a prompt that it has "
         "seen whole; in proportion for a part of it.",

@@ -69,7 +69,7 @@ class Watcher:
     def _is_suspect(self, replica: Replica, now_s: float) -> bool:
         """It owes something and moves nothing, or nobody has asked it anything for long."""
         progress = replica.progress
-        if progress.owed:
+        if progress.owed or progress.has_unpaid:
             return progress.stalled_s(now_s) >= self._settings.stall_s
         return now_s - progress.last_s >= self._settings.idle_s
 

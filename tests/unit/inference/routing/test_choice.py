@@ -134,9 +134,9 @@ def test_same_prompt_stays_and_leaves_when_it_grows_too_busy_there() -> None:
     request = chat(body=PROMPT)
     home = group.choose(request)
     assert group.chosen(request) == {home.number}
-    home.in_flight = 3
+    home.in_flight = 7
     assert group.chosen(request) == {home.number}
-    home.in_flight = 5
+    home.in_flight = 9
     assert home.number not in group.chosen(request, times=1)
 
 
@@ -182,7 +182,7 @@ def test_options_before_the_prompt_do_not_hide_it() -> None:
 def test_short_prompts_have_no_home_and_long_ones_bounded_keys() -> None:
     memory = PrefixMemory(AffinitySettings(), 1)
     assert memory.keys(chat(body=b'{"messages":[]}')) == []
-    assert len(memory.keys(chat(body=b"x" * 10_000_000))) == 32
+    assert len(memory.keys(chat(body=b"x" * 10_000_000))) == 48
 
 
 def test_memory_of_each_replica_is_bounded_and_its_last_prompts_stay() -> None:

@@ -231,3 +231,16 @@ async def test_late_first_byte_alone_moves_a_stream_when_nobody_watches() -> Non
         assert {answer.body for answer in answers} == {b"bbb"}
         assert max(answer.took_s for answer in answers) < 10.5
         assert live.state("a") == "ejected"
+
+
+@in_virtual_time
+async def test_callers_who_leave_early_do_not_hide_a_frozen_replica() -> None:
+    async with world("a") as live:
+        live["a"].freeze()
+        reasons = []
+        for _ in range(20):
+            reasons.append((await ask(live.pool, chat(timeout_s=0.5))).error.reason)
+            await asyncio.sleep(0.1)
+        assert reasons[0] == "deadline"
+        assert reasons[-1] == "no_replica"
+        assert reasons.index("no_replica") * 0.6 < DETECTION_LIMIT_S + 0.6

@@ -188,8 +188,8 @@ async def test_caller_who_leaves_frees_everything() -> None:
         await asyncio.wait([waiting])
         async with live.pool.send(chat()) as reply:
             await anext(reply.chunks)
-        status = live.pool.snapshot()
-        assert [(one.in_flight, one.stalled_s) for one in status] == [(0, 0.0), (0, 0.0)]
+        assert [one.in_flight for one in live.pool.snapshot()] == [0, 0]
+        assert [one.progress.owed for one in live.pool._replicas] == [0, 0]
         assert [one.under_way for one in live.replicas.values()] == [0, 0]
         assert not any(one.waiting for one in live.pool._replicas)
 
