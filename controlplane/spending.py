@@ -14,7 +14,7 @@ import msgspec
 from audit import AuditUnavailable, LedgerReader
 from controlplane.calls import Principal
 from controlplane.clock import Clock
-from controlplane.console.costs import BudgetView, CostView
+from controlplane.console.cost_views import BudgetView, CostView
 from controlplane.cost import Account, Budgets, BudgetUse, CostSettings, MemoryBudgets
 from controlplane.cost.book import CostBook
 from controlplane.cost.budgets import BudgetStore, BudgetsUnavailable

@@ -11,7 +11,8 @@ from fastapi import FastAPI
 
 from controlplane.calls import Principal
 from controlplane.console import ConsoleSettings, NotAllowed
-from controlplane.console.costs import BudgetView, CostsApi, CostView
+from controlplane.console.cost_views import BudgetView, CostView
+from controlplane.console.costs import CostsApi
 from controlplane.console.guard import Guard
 from controlplane.console.ports import ConsoleError
 from controlplane.console.problems import problem_response
