@@ -1,8 +1,8 @@
 """What the monitor asks for, recorded and then done: model states, holds on breakers, moves of labels.
 
 The ledger is the memory: states and holds are read back at start from its ``drift.transition`` and ``drift.release``
-records. A move asked for twice with one key is recorded once. Its deeds are done again only while it is the model's last
-move: an older one must not undo what was decided after it. Fails closed: not recorded, therefore not done.
+records. A move asked for twice with one key is recorded once. Its deeds are done again only while it is the model's
+last move: an older one must not undo what was decided after it. Fails closed: not recorded, therefore not done.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 
 class MoveRefused(Exception):
-    """``reason``: ``malformed``, ``unknown_model``, ``illegal_transition``, ``out_of_step``, ``key_reused``; of a release
-    ``not_held`` or ``under_watch``.
+    """``reason``: ``malformed``, ``unknown_model``, ``illegal_transition``, ``out_of_step``, ``key_reused``; and for a
+    release ``not_held`` or ``under_watch``.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
