@@ -9,11 +9,12 @@ from typing import Protocol
 from controlplane.calls import Principal
 from controlplane.choice import Choice, ChosenOnly, Policy
 from controlplane.choice_health import BreakerHealth
+from controlplane.choice_labels import LabelLearning
 from controlplane.choice_memory import PPM, ChoiceMemory, Ledger, NotUnderReview
 from controlplane.clock import Clock
 from controlplane.console.ports import LearntView, NotFound, Receipt
 from controlplane.feedback import FeedbackDesk, Reader
-from controlplane.gateway.gateway import DecisionPoint
+from controlplane.gateway.gateway import DecisionPoint, Observer
 from controlplane.policy import Catalogue
 from controlplane.resilience.breakers import Breakers
 from controlplane.telemetry.metrics import Metrics
@@ -39,7 +40,7 @@ class Fleet(Protocol):
 
 
 class Choosing:
-    """``choice`` for the gateway, ``memory`` to resume and keep, ``desk`` behind the door of feedback.
+    """``choice`` and ``observers`` for the gateway, ``memory`` to resume and keep, ``desk`` for the door of feedback.
 
     Make it before holds on breakers are put back, and after policy is loaded.
     """
@@ -80,6 +81,8 @@ class Choosing:
             metrics=metrics,
         )
         self.selector.on_review = self.memory.review
+        self.labels = LabelLearning(self.evidence, self.choice.candidate, clock.wall)
+        self.observers: tuple[Observer, ...] = (self.choice, self.labels)
 
     def policy_for(self, inner: DecisionPoint) -> ChosenOnly:
         """``inner`` as the gateway's policy: what was not chosen is denied."""

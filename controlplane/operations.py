@@ -53,6 +53,7 @@ class Operations:
     observations: Observations
     clock: Clock
     selection: SelectionControl | None = None
+    learn: Callable[[Sequence[OutcomeLabel]], None] = lambda _labels: None
 
     def ports(self) -> ConsolePorts:
         return ConsolePorts(
@@ -69,6 +70,7 @@ class Operations:
 
     def _take_outcomes(self, labels: Sequence[OutcomeLabel]) -> None:
         self.observations.take_labels([Label(each.call_id, each.row, each.label) for each in labels])
+        self.learn(labels)
 
 
 def authorize_by(settings: IdentitySettings, identity: Identity, policy: DecisionPoint, clock: Clock) -> Authorize:

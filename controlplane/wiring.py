@@ -168,7 +168,7 @@ class ControlPlane:
                 [
                     Meter(self.metrics),
                     self.observations,
-                    self.choosing.choice,
+                    *self.choosing.observers,
                     Tracer(self.tracing, self.clock.monotonic),
                     CallLog(self.tracing),
                 ]
@@ -255,6 +255,7 @@ class ControlPlane:
             observations=self.observations,
             clock=self.clock,
             selection=self.choosing.control(),
+            learn=self.choosing.labels.take,
         )
         return console(operations.ports(), self.settings.console, monotonic=self.clock.monotonic)
 
