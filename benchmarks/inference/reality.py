@@ -1,0 +1,190 @@
+"""Whether the simulator may be believed: two real vLLMs against two simulated ones, with the same agents.
+
+    python -m benchmarks.inference reality [--seconds 60] [--agents 10]      (needs .venv-vllm, and 3.5 GB of memory)
+
+First the machine is measured: one request and twelve at once, short and long prompts, on both servers at the same time,
+for they share the processors. What comes out makes the simulated machine; nothing else is fitted. Then agents talk to
+both pairs, under round robin and under the pool.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from itertools import count
+from pathlib import Path
+from statistics import median
+
+from benchmarks.inference.agents import Agents, Figures, Prompt, Seen, Talk, completion, heading, timed
+from benchmarks.inference.routing import POLICIES, Policy, simulated
+from benchmarks.inference.simulator import Machine
+from benchmarks.inference.tiny_vllm import TinyVllm, is_installed
+from benchmarks.inference.virtual_time import run
+from inference.backend import Backend
+from inference.openai_http.load import VllmLoad
+from inference.openai_http.settings import VllmSettings
+from inference.routing import LoadSource, ReplicaPool
+from inference.vllm import VllmBackend
+
+SHORT_TOKENS, LONG_TOKENS, ANSWER_TOKENS, AT_ONCE, TIMES = 64, 640, 128, 12, 12
+KV_TOKENS = 64 * 1024 * 1024 // 1024  # the tiny model keeps 1 KiB for each token
+BLOCK_TOKENS, MAX_SEQUENCES = 32, 16  # as examples/tiny_llm/serve.py starts it
+COMPARED = ("round robin", "least loaded + prefix")
+
+
+def small_talk(bytes_per_token: float) -> Talk:
+    """Fits the 1024 tokens of the tiny model."""
+    return Talk(
+        system_tokens=(200, 400),
+        turns=(2, 4),
+        question_tokens=(16, 48),
+        answer_tokens=(8, 48),
+        long_answer_tokens=160,
+        long_share=0.1,
+        pause_s=0.8,
+        tenants=5,
+        bytes_per_token=bytes_per_token,
+        warm_up_s=5.0,
+    )
+
+
+class Measuring:
+    """Requests whose prompts nobody has seen before."""
+
+    def __init__(self, backends: Sequence[Backend]) -> None:
+        self.backends, self.bytes_per_token = backends, 3.0
+        self._chance, self._numbers = random.Random(11), count()
+
+    async def machine(self) -> Machine:
+        """Warms up first; a first request of a kind may take seconds."""
+        for tokens in (SHORT_TOKENS, LONG_TOKENS):
+            await self._each(tokens, 4, AT_ONCE)
+        prompt = self._prompt(LONG_TOKENS)
+        told = await timed(self.backends[0], completion("ratio", prompt, 1))
+        self.bytes_per_token = len(prompt) / told.prompt_tokens
+        short, long = [await self._first_byte_s(tokens) for tokens in (SHORT_TOKENS, LONG_TOKENS)]
+        alone_s, together_s = await self._token_s(1), await self._token_s(AT_ONCE)
+        prefill_token_s = max(0.0, (long - short) / (LONG_TOKENS - SHORT_TOKENS))
+        sequence_s = max(0.0, (together_s - alone_s) / (AT_ONCE - 1))
+        step_s = alone_s - sequence_s
+        return Machine(
+            step_s=step_s,
+            sequence_s=sequence_s,
+            prefill_token_s=prefill_token_s,
+            request_s=max(0.0, short - step_s - SHORT_TOKENS * prefill_token_s),
+            max_sequences=MAX_SEQUENCES,
+            kv_blocks=KV_TOKENS // BLOCK_TOKENS,
+            block_tokens=BLOCK_TOKENS,
+        )
+
+    async def _first_byte_s(self, tokens: int) -> float:
+        seen = [one for _ in range(TIMES) for one in await self._each(tokens, 1, 1)]
+        return median(one.first_byte_s for one in seen)
+
+    async def _token_s(self, at_once: int) -> float:
+        seen = [one for _ in range(3) for one in await self._each(SHORT_TOKENS, ANSWER_TOKENS, at_once)]
+        return median((one.whole_s - one.first_byte_s) / (ANSWER_TOKENS - 1) for one in seen)
+
+    async def _each(self, tokens: int, answer_tokens: int, at_once: int) -> list[Seen]:
+        """``at_once`` requests at each server, all at the same time."""
+        return await asyncio.gather(
+            *(
+                timed(backend, completion(f"measure-{next(self._numbers)}", self._prompt(tokens), answer_tokens))
+                for backend in self.backends
+                for _ in range(at_once)
+            )
+        )
+
+    def _prompt(self, tokens: int) -> str:
+        prompt = Prompt(0)
+        prompt.grow(tokens, Talk(bytes_per_token=self.bytes_per_token), self._chance)
+        return prompt.text
+
+
+async def real(
+    policy: Policy, backends: Mapping[str, Backend], loads: Mapping[str, LoadSource], people: Agents, options: Options
+) -> list[Seen]:
+    people.backend = backend = policy(backends, loads)
+    watching = asyncio.create_task(backend.watch()) if isinstance(backend, ReplicaPool) else None
+    try:
+        return await people.live(options.agents, options.seconds)
+    finally:
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait([watching])
+
+
+class Options(argparse.Namespace):
+    seconds: float
+    agents: int
+
+
+async def on_real_servers(servers: Sequence[TinyVllm], options: Options) -> tuple[Machine, Talk, dict[str, Figures]]:
+    settings = [VllmSettings.model_validate({"base_url": f"{server.origin}/v1"}) for server in servers]
+    backends = {f"r{number}": VllmBackend(one) for number, one in enumerate(settings)}
+    loads = {f"r{number}": VllmLoad(one) for number, one in enumerate(settings)}
+    try:
+        measuring = Measuring(list(backends.values()))
+        machine = await measuring.machine()
+        talk = small_talk(measuring.bytes_per_token)
+        figures = {}
+        for seed, name in enumerate(COMPARED):
+            people = Agents(next(iter(backends.values())), talk, seed)
+            figures[name] = Figures.of(await real(POLICIES[name], backends, loads, people, options))
+        return machine, talk, figures
+    finally:
+        for backend in backends.values():
+            await backend.aclose()
+        for load in loads.values():
+            await load.aclose()
+
+
+def compare(machine: Machine, talk: Talk, figures: Mapping[str, Figures], options: Options) -> None:
+    print(
+        f"measured machine: step {machine.step_s * 1000:.2f} ms, sequence {machine.sequence_s * 1000:.3f} ms,"
+        f" prompt token {machine.prefill_token_s * 1000:.3f} ms, request {machine.request_s * 1000:.1f} ms;"
+        f" {talk.bytes_per_token:.2f} bytes a token"
+    )
+    for seed, (name, met) in enumerate(figures.items()):
+        scenario = simulated(
+            POLICIES[name], [machine] * 2, talk, agents=options.agents, span_s=options.seconds, seed=seed
+        )
+        told = Figures.of(run(scenario))
+        print(f"\n{heading(name)}\n{met.line('real')}\n{told.line('simulated')}")
+        errors = {
+            one.name: getattr(told, one.name) / getattr(met, one.name) - 1
+            for one in fields(Figures)
+            if one.name not in ("calls", "hit_ratio")
+        }
+        words = ", ".join(f"{field.removesuffix('_s')} {error:+.0%}" for field, error in errors.items())
+        print(f"error of the simulator: {words}; prefix hits {(told.hit_ratio - met.hit_ratio) * 100:+.1f} points")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="reality", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--agents", type=int, default=10)
+    options = parser.parse_args(arguments, namespace=Options())
+    if not is_installed():
+        print("skipped: vLLM for the CPU is not installed (.venv-vllm)")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        servers = [TinyVllm(Path(folder)), TinyVllm(Path(folder))]
+        try:
+            for server in servers:
+                server.start()
+            for server in servers:
+                server.await_ready()
+            machine, talk, figures = asyncio.run(on_real_servers(servers, options))
+        finally:
+            for server in servers:
+                server.stop()
+    compare(machine, talk, figures, options)
+
+
+if __name__ == "__main__":
+    main()
