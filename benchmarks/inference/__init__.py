@@ -1,0 +1,1 @@
+"""What the fleet of model servers costs and gains, each part measured against what it replaces."""
