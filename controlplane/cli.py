@@ -11,6 +11,7 @@ from audit.commands import audit
 from controlplane.cost.commands import costs
 from controlplane.doctor import doctor
 from controlplane.identity.commands import token
+from controlplane.model_commands import models
 from controlplane.monitor import monitor_command
 from controlplane.policy.commands import policy
 from controlplane.vllm_commands import vllm
@@ -52,7 +53,7 @@ def gateway(config: Path) -> None:
         raise click.ClickException("\n".join(error.problems)) from error
 
 
-for command in (audit, costs, doctor, monitor_command, policy, token, vllm):
+for command in (audit, costs, doctor, models, monitor_command, policy, token, vllm):
     main.add_command(command)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from controlplane.retraining.trainer import Candidate
+from inference.savedmodel import publishing
 
 MANIFEST = "manifest.json"
 
@@ -62,12 +62,7 @@ class Versions:
         """
         written = json.dumps(manifest, sort_keys=True, indent=1).encode()
         (filled / MANIFEST).write_bytes(written)
-        _make_readable_and_durable(filled)
-        target = self.candidate_directory(version)
-        if target.exists():
-            raise FileExistsError(str(target))
-        filled.rename(target)
-        _sync(target.parent)
+        target = publishing.publish(filled, self.candidate_directory(version))
         return Candidate(version=version, directory=target, manifest_digest=hashlib.sha256(written).hexdigest())
 
     def candidate(self, version: int, job_key: str) -> Candidate | None:
@@ -90,10 +85,7 @@ class Versions:
         source = self.candidate_directory(version)
         if target.exists() and not source.exists():
             return target
-        source.rename(target)
-        _sync(target.parent)
-        _sync(source.parent)
-        return target
+        return publishing.move(source, target)
 
     def clear_leftovers(self) -> None:
         """Remove workplaces that a killed trainer left. Call only while none is running."""
@@ -109,18 +101,3 @@ def digest_of(files: Iterable[Path]) -> str:
         whole.update(f"{path.name}\0{len(content)}\0".encode())
         whole.update(content)
     return whole.hexdigest()
-
-
-def _make_readable_and_durable(folder: Path) -> None:
-    """A temporary directory is its owner's alone; the model server may run as somebody else."""
-    for path in [*folder.rglob("*"), folder]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,15 +6,17 @@ not at all: model servers load a version as soon as they see ``saved_model.pb``.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from inference.savedmodel.graph import FLOAT, STRING, GraphBuilder, Shape, Tensor, Type
+from inference.savedmodel.publishing import publish
+from inference.tfserving import warmup
+from inference.tfserving.predict import encode_predict
 from inference.tfserving.tensors import Array
 
 Layer = tuple[Array, Array]
@@ -26,6 +28,7 @@ def export_mlp(
     *,
     feature_names: Sequence[str],
     class_names: Sequence[str],
+    warmup_rows: Array | None = None,
 ) -> Path:
     """Write a multi-layer perceptron (ReLU between layers, softmax at the end) to ``directory``; returns it.
 
@@ -34,6 +37,8 @@ def export_mlp(
 
     Signatures: ``serving_default`` (Predict: ``x`` float32 ``(-1, n)`` → ``probabilities`` float32 ``(-1, k)``),
     ``classify`` and ``regress`` (Examples with one float per feature name; regress scores the last class).
+
+    A model server answers ``warmup_rows`` (``(n, features)``) before it says that the version is there.
 
     Raises:
         ValueError: shapes, names or the directory's name do not fit together.
@@ -51,7 +56,11 @@ def export_mlp(
         {"probabilities": Tensor(probabilities, FLOAT, (-1, classes))},
     )
     _example_signatures(graph, layers, feature_names, class_names)
-    return _publish(directory, graph.serialize())
+    files = {"saved_model.pb": graph.serialize()}
+    if warmup_rows is not None:
+        rows = np.asarray(warmup_rows, np.float32)
+        files[warmup.FILE] = warmup.warmup_file([encode_predict("", {"x": row[np.newaxis]}) for row in rows])
+    return _publish(directory, files)
 
 
 def _perceptron(graph: GraphBuilder, prefix: str, x: str, layers: Sequence[Layer]) -> str:
@@ -133,30 +142,17 @@ def _check(directory: Path, layers: Sequence[Layer], feature_names: Sequence[str
         raise ValueError(f"the last layer has {width} outputs, there are {len(class_names)} class names")
 
 
-def _publish(directory: Path, content: bytes) -> Path:
-    """Write beside the target under a name no server reads as a version, make it durable, rename."""
+def _publish(directory: Path, files: Mapping[str, bytes]) -> Path:
+    """Write beside the target under a name no server reads as a version, then show it."""
     if directory.exists():
         raise FileExistsError(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=directory.parent))
     try:
-        with (draft / "saved_model.pb").open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.chmod(0o755)  # a model server may run as another user; mkdtemp is private
-        _sync(draft)
-        draft.rename(directory)
+        for name, content in files.items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            (draft / name).write_bytes(content)
+        return publish(draft, directory)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    _sync(directory.parent)
-    return directory
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
