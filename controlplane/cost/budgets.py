@@ -93,7 +93,6 @@ class BudgetsUnavailable(Exception):
 
 def window_of(per: str, now_s: float) -> tuple[int, int]:
     """First second of the window and of the next one, Unix seconds. Raises ``ValueError`` for a word unknown."""
-    now = datetime.fromtimestamp(now_s, UTC)
     match per:
         case "hour":
             since = int(now_s) // 3600 * 3600
@@ -102,6 +101,7 @@ def window_of(per: str, now_s: float) -> tuple[int, int]:
             since = int(now_s) // 86400 * 86400
             return since, since + 86400
         case "month":
+            now = datetime.fromtimestamp(now_s, UTC)
             begin = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
             year, month = (now.year + 1, 1) if now.month == YEAR_MONTHS else (now.year, now.month + 1)
             return int(begin.timestamp()), int(begin.replace(year=year, month=month).timestamp())
