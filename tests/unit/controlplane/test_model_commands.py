@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from controlplane.model_commands import models
+from controlplane.cli import main
 
 MODEL = {
     "name": "risk",
@@ -42,7 +42,7 @@ class Gateway:
         token = self.folder / "token"
         token.write_text("secret\n")
         where = ["--url", f"http://127.0.0.1:{self.port}/", "--token-file", str(token)]
-        return CliRunner().invoke(models, [*arguments, *where])
+        return CliRunner().invoke(main, ["models", *arguments, *where])
 
 
 @pytest.fixture
@@ -142,10 +142,10 @@ def test_the_files_of_a_server_are_written_as_the_gateway_remembers(tmp_path: Pa
     (tmp_path / "cp.yaml").write_text(json.dumps(document))
     (tmp_path / "deployment-tfs.json").write_text('{"risk": {"versions": [1, 2], "labels": {"stable": 2}}}')
     where = ["--config", str(tmp_path / "cp.yaml"), "--out", str(tmp_path / "out")]
-    told = CliRunner().invoke(models, ["render-tfserving", "tfs", *where])
+    told = CliRunner().invoke(main, ["models", "render-tfserving", "tfs", *where])
     assert told.exit_code == 0, told.output
     assert f"--model_config_file={tmp_path}/out/models.config" in told.output
     assert "versions: 2" in (tmp_path / "out/models.config").read_text()
     assert "max_batch_size { value: 32 }" in (tmp_path / "out/batching.config").read_text()
-    wrong = CliRunner().invoke(models, ["render-tfserving", "nobody", *where])
+    wrong = CliRunner().invoke(main, ["models", "render-tfserving", "nobody", *where])
     assert (wrong.exit_code, "no backend 'nobody'" in wrong.output) == (1, True)
