@@ -31,6 +31,7 @@ class FakeReplica:
         self.is_asleep = False
         self.metrics_broken = False
         self.probe_bug: Exception | None = None
+        self.probe_s = 0.01
         self.load_bug: Exception | None = None
         self._moves = asyncio.Event()
         self._moves.set()
@@ -75,7 +76,7 @@ class FakeReplica:
         self.probed.append(now())
         if self.probe_bug:
             raise self.probe_bug
-        await self._work(0.01)
+        await self._work(self.probe_s)
 
     async def load(self) -> Load:
         if self.load_bug:

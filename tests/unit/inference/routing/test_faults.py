@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -200,6 +201,31 @@ async def test_lone_call_with_a_long_prefill_is_acquitted_by_the_probe() -> None
         assert answer.error is None
         assert len(live["a"].asked) + len(live["b"].asked) == 1
         assert not live.transitions
+
+
+@in_virtual_time
+async def test_progress_on_anything_acquits_a_replica_whose_probe_is_late() -> None:
+    async with world("a", "b", answer_s=0.1, tokens=8, token_s=3.0) as live:
+        for one in live.replicas.values():
+            one.probe_s = 5.0  # later than a probe may be
+        answers = await asyncio.gather(*(ask(live.pool) for _ in range(2)))
+        assert not any(answer.error for answer in answers)
+        assert len(live["a"].probed) > 3
+        assert not live.transitions
+
+
+@in_virtual_time
+async def test_call_that_may_have_had_an_effect_is_not_moved() -> None:
+    async with world("a", "b") as live:
+        for one in live.replicas.values():
+            one.freeze()
+        waiting = asyncio.create_task(ask(live.pool, replace(chat(), operation="responses")))
+        await asyncio.sleep(15.0)
+        assert live.transitions
+        assert len(live["a"].asked) + len(live["b"].asked) == 1
+        for one in live.replicas.values():
+            one.thaw()
+        assert not (await waiting).error
 
 
 @in_virtual_time

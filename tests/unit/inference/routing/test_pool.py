@@ -92,6 +92,28 @@ async def test_attempts_share_one_deadline() -> None:
 
 
 @in_virtual_time
+async def test_nobody_is_asked_when_the_time_is_up() -> None:
+    async with world("a", "b", watched=False) as live:
+        for one in live.replicas.values():
+            one.freeze()
+        assert (await ask(live.pool, chat(timeout_s=1.0))).error.reason == "deadline"
+        assert asked(live["a"], live["b"]) == 1
+
+
+@in_virtual_time
+async def test_replica_that_was_ejected_is_no_longer_believed_to_know_a_prompt() -> None:
+    async with world("a", "b") as live:
+        request = chat(body=b'{"messages":' + b"a long prompt " * 200)
+        await ask(live.pool, request)
+        home = next(one for one in live.replicas.values() if one.asked)
+        memory = live.pool._choice._memory
+        assert memory.match(memory.keys(request)).replicas
+        home.sleep()
+        await asyncio.sleep(1.0)
+        assert not memory.match(memory.keys(request)).replicas
+
+
+@in_virtual_time
 async def test_attempts_are_counted() -> None:
     async with world(*"abcde", watched=False, settings=settings(retry={"attempts": 2})) as live:
         for one in live.replicas.values():
