@@ -30,6 +30,7 @@ REFUSED: Mapping[str, str] = {
     "prompt_embeds": "it makes the server load tensors",
     "logits_processors": "it names code for the server to run",
     "chat_template": "it is a program for the server to run",
+    "watermarking": "whether answers are marked is the operator's to say",
     "generation_config": "it says the same as other fields in words that nobody decides on",
     "previous_input_messages": "it stands in for a conversation that the server keeps",
     "mcp_servers": "the server would call tools that nobody has decided on",

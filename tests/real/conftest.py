@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,15 @@ PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 KEY = "the-servers-own-key"
 START_LIMIT_S = 300.0
 STOP_LIMIT_S = 30.0
+QUEUE = 64  # requests that may wait; one more is refused
+GENERATES = (
+    "--enable-auto-tool-choice",
+    "--tool-call-parser=hermes",
+    "--structured-outputs-config.backend=xgrammar",
+    "--structured-outputs-config.disable_any_whitespace=true",  # else a model without a mind says blanks for ever
+    f"--max-num-queued-reqs={QUEUE}",
+)
+POOLS = ("--runner=pooling", "--convert=embed")
 
 
 @dataclass(frozen=True)
@@ -33,11 +43,17 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def vllm(key_file: Path) -> Iterator[RunningVllm]:
+    with running_vllm(key_file, *GENERATES) as server:
+        yield server
+
+
+@contextmanager
+def running_vllm(key_file: Path, *flags: str) -> Iterator[RunningVllm]:
     if not PYTHON.exists():
         pytest.skip("no .venv-vllm: vLLM for the CPU is not installed")
     port = free_port()
     command = [PYTHON, ROOT / "examples/tiny_llm/serve.py", f"--port={port}", f"--api-key-file={key_file}"]
-    command += [f"--model={key_file.parent / 'tiny'}"]
+    command += [f"--model={key_file.parent / 'tiny'}", f"--log={key_file.parent / f'vllm-{port}.log'}", "--", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         overdue = threading.Timer(START_LIMIT_S, server.terminate)
         overdue.start()

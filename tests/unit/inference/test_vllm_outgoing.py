@@ -111,6 +111,7 @@ def test_names_under_which_the_server_works_are_not_the_callers(name: str) -> No
         "logits_processors",
         "chat_template",
         "generation_config",
+        "watermarking",
         "previous_input_messages",
         "mcp_servers",
         "functions",

@@ -1,0 +1,123 @@
+"""A whole gateway before one model server: two tenants, keys, policy, ledger and sockets of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import socket
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import uvicorn
+
+from audit import LedgerReader
+from controlplane.identity.development import DevelopmentIssuer, Grant
+from controlplane.settings import Settings
+from controlplane.wiring import ControlPlane
+from tests.real.conftest import ROOT, RunningVllm
+
+TENANTS = ("acme", "globex")
+MODEL = {"task": "chat", "backend": "server", "sensitivity": 1, "side_effect": "read", "cost_tier": "low", "owner": "t"}
+RULE = {"id": "agent.models", "on": ["/model", "/model/**"], "do": "*", "effect": "allow"}
+POLL_S = 0.01
+PATIENCE_S = 20.0
+
+
+@dataclass(frozen=True)
+class Gate:
+    url: str
+    origin: str  # of the model server
+    tokens: dict[str, str]  # by tenant
+    ledger: Path
+    plane: ControlPlane
+
+    async def outcomes(self, count: int) -> list[dict[str, Any]]:
+        """All outcomes, when there are ``count``; a relaxed call's may come a moment after its last byte."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            records = LedgerReader(self.ledger).read(kinds=["outcome"])
+            if len(records) >= count or time.monotonic() > deadline:
+                assert len(records) == count
+                return [{"closes": record.body["closes"], **record.body["outcome"]} for record in records]
+            await asyncio.sleep(POLL_S)
+
+    async def metric(self, name: str) -> float:
+        async with aiohttp.ClientSession() as session, session.get(f"{self.origin}/metrics") as response:
+            text = await response.text()
+        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name + "{"))
+
+    async def until_running(self, count: int) -> float:
+        """Seconds until the model server works on ``count`` requests."""
+        began = time.monotonic()
+        while await self.metric("vllm:num_requests_running") != count:
+            assert time.monotonic() - began < PATIENCE_S, f"the server never had {count} requests running"
+            await asyncio.sleep(POLL_S)
+        return time.monotonic() - began
+
+
+def write_policies(folder: Path, models: tuple[str, ...]) -> Path:
+    """Every agent may call every model. JSON is YAML."""
+    documents: dict[str, Any] = {
+        "roles/agent.yaml": {"role": "agent", "rules": [RULE]},
+        "global/guardrails.yaml": {"guards": []},
+        "catalog/tools.yaml": {"tools": []},
+        "catalog/models.yaml": {"models": [{"name": name, **MODEL} for name in models]},
+    }
+    for tenant in TENANTS:
+        principals = [{"id": f"agent:{tenant}", "roles": ["agent"]}]
+        documents[f"tenants/{tenant}/principals.yaml"] = {"tenant": tenant, "principals": principals}
+    for name, document in documents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(document))
+    for name in ("model.conf", "schema.yaml"):
+        shutil.copy(ROOT / "policies" / name, folder / name)
+    return folder
+
+
+@asynccontextmanager
+async def running_gate(
+    server: RunningVllm, key_file: Path, folder: Path, *, models: tuple[str, ...] = ("tiny",), **backend: Any
+) -> AsyncGenerator[Gate]:
+    """``backend`` is more settings of the model server."""
+    served = {"kind": "openai", "base_url": f"{server.origin}/v1", "api_key_file": key_file, **backend}
+    async with running_before(served, folder, models, server.origin) as gate:
+        yield gate
+
+
+@asynccontextmanager
+async def running_before(
+    server: dict[str, Any], folder: Path, models: tuple[str, ...], origin: str = ""
+) -> AsyncGenerator[Gate]:
+    issuer = DevelopmentIssuer(folder / "identity")
+    settings = Settings.model_validate(
+        {
+            "state": folder / "state",
+            "server": {"http_port": 0, "grpc_port": 0},
+            "identity": {"issuer": issuer.issuer, "audience": issuer.audience, "jwks_file": issuer.jwks_file},
+            "policy": {"path": write_policies(folder / "policies", models)},
+            "audit": {
+                "path": folder / "ledger.sqlite",
+                "signing_key": folder / "signing.key",
+                "commitment_key": folder / "commitment.key",
+            },
+            "backends": {"server": server},
+        }
+    )
+    tokens = {tenant: issuer.issue(Grant(subject=f"agent:{tenant}", tenant=tenant)) for tenant in TENANTS}
+    async with ControlPlane(settings) as plane:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            http = uvicorn.Server(uvicorn.Config(plane.app, lifespan="off", log_config=None))
+            serving = asyncio.create_task(http.serve(sockets=[listener]))
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            try:
+                yield Gate(url, origin, tokens, settings.audit.path, plane)
+            finally:
+                http.should_exit = True
+                await serving
