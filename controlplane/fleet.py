@@ -42,7 +42,7 @@ class Fleet:
         self._settings, self._catalogue, self._clock = settings, catalogue, clock
         self.breakers = Breakers(self._breaker_settings, clock.monotonic)
         self.deployments: dict[str, Deployment] = {}
-        self.shadows = Shadows()
+        self.shadows = Shadows(settings.shadow, wall_clock=clock.wall)
         self._servers: list[VllmBackend | TfServingBackend] = []
         self._guarded: dict[str, Backend] = {}
         self._signatures: dict[str, DeployedSignatures] = {}

@@ -23,6 +23,7 @@ from controlplane.limits.settings import LimitSettings
 from controlplane.policy.documents import BundleError, read_document
 from controlplane.policy.settings import PolicySettings
 from controlplane.resilience.settings import BreakerSettings, FallbackSettings
+from controlplane.shadow import ShadowSettings
 from controlplane.telemetry.settings import TelemetrySettings
 from inference.openai_http.settings import VllmSettings
 from inference.selection.settings import SelectionSettings
@@ -102,6 +103,7 @@ class Settings(BaseSettings):
     telemetry: TelemetrySettings = TelemetrySettings()
     breaker: BreakerSettings = BreakerSettings()
     fallback: FallbackSettings = FallbackSettings()
+    shadow: ShadowSettings = ShadowSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
     limits: LimitSettings = LimitSettings()
     console: ConsoleSettings = ConsoleSettings()

@@ -30,6 +30,7 @@ from controlplane.gateway.doors.functions import FunctionsDoor
 from controlplane.gateway.doors.huggingface import HubList, HubModel, HubPaths
 from controlplane.gateway.doors.mcp import McpDispatch, McpDoor, McpDoorSettings
 from controlplane.gateway.doors.model_tools_mcp import ModelToolsMcp
+from controlplane.gateway.doors.tfserving_call import ReloadRefused
 from controlplane.gateway.doors.tfserving_grpc import TfServingGrpc
 from controlplane.gateway.doors.tfserving_rest import SharedModelPath, TfServingRest
 from controlplane.gateway.doors.tools import ToolsDoor
@@ -125,6 +126,8 @@ class ControlPlane:
             self.grpc_port = await self._grpc(stack)
             tasks.start_soon(self.policy.watch)
             tasks.start_soon(self.fleet.keep_deployed)
+            self.fleet.shadows.observe = self.metrics.observe_shadow
+            tasks.start_soon(self.fleet.shadows.run, self.ledger.append)
             tasks.start_soon(self.choosing.memory.keep)
             gauges = Gauges(
                 metrics=self.metrics,
@@ -196,6 +199,7 @@ class ControlPlane:
             "model": ModelDispatch(self.fleet.names, self.fleet.ladder_of, timeouts.model_s),
             "tool": ByName(HttpToolBackend(registry.http_tools, session), timeouts.tool_s),
             "mcp": McpDispatch(mcp, self.mcp_settings, self.clock.wall),
+            "api": ReloadRefused(),
         }
 
     async def _grpc(self, stack: AsyncExitStack) -> int:

@@ -184,6 +184,12 @@ class Metrics:
         self._fallbacks = self._counter(
             "fallback_answers_total", "Answers that did not come from the first choice.", "model", "rung"
         )
+        self._shadow_copies = self._counter(
+            "shadow_copies_total", "Copies of predictions for a version on the side.", "model", "outcome"
+        )
+        self._shadow_rows = self._counter(
+            "shadow_rows_total", "Rows of copies, by whether they say what the caller was told.", "model", "verdict"
+        )
 
     def _declare_overload(self) -> None:
         self._overload_limit = self._gauge(
@@ -504,6 +510,13 @@ class Metrics:
     @fails_open
     def observe_promotion(self, *, model: str, outcome: str) -> None:
         self._promotions.child(model, outcome).inc()
+
+    @fails_open
+    def observe_shadow(self, model: str, outcome: str, rows: int, agreed: int) -> None:
+        self._shadow_copies.child(model, outcome).inc()
+        if rows:
+            self._shadow_rows.child(model, "agreed").inc(agreed)
+            self._shadow_rows.child(model, "differed").inc(rows - agreed)
 
     @fails_open
     def observe_selection(self, *, model: str, why: str) -> None:
