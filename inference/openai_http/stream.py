@@ -28,9 +28,6 @@ quote are always escaped, so no generated text can look like it."""
 
 LAST_WORD = b"data: [DONE]\n\n"
 
-ONE_EVENT = re.compile(rb"data: (\{[^\r\n]*\})\n\n")
-"""The one form in which vLLM writes most events."""
-
 _read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -110,23 +107,21 @@ class ReplyStream:
                 self._last = whole
 
     def _sift(self, whole: bytes) -> bytes:
+        if (data := lone_data(whole)) is not None:
+            return self._passed(whole, data)
         kept: list[bytes] = []
-        for raw in [whole] if ONE_EVENT.fullmatch(whole) else split_events(whole):
-            kept.append(self._passed(raw))
+        for raw in split_events(whole):
+            event = read_event(raw)
+            kept.append(raw if event is None else self._passed(raw, event.data))
             if self._fault is not None:
                 break
         return b"".join(kept)
 
-    def _passed(self, raw: bytes) -> bytes:
+    def _passed(self, raw: bytes, data: bytes | str) -> bytes:
         """What the caller gets of one event."""
-        one = ONE_EVENT.fullmatch(raw)
-        event = None if one else read_event(raw)
-        data: bytes | str | None = one[1] if one else (event.data if event else None)
         try:
-            reply = read_reply(data) if data is not None else None
+            reply = read_reply(data)
         except msgspec.DecodeError:
-            return raw
-        if reply is None:
             return raw
         if reply.error and not _is_callers_fault(reply.error):
             self._fault = BackendBroke("error_event", message_in(reply.error))
@@ -139,7 +134,7 @@ class ReplyStream:
         self._note(reply, counted)
         if reply.choices == []:
             return b"" if self._hides_usage else raw
-        return _without_usage(data) if self._hides_running and reply.choices and data is not None else raw
+        return _without_usage(data) if self._hides_running and reply.choices else raw
 
     def _note(self, reply: ReplyFields, counted: UsageFields) -> None:
         """A count in a chunk with a choice is that choice's alone; any other is the whole reply's."""
@@ -147,6 +142,12 @@ class ReplyStream:
         if reply.choices and counted.completion_tokens is not None:
             self._running[reply.choices[0].index] = counted.completion_tokens
             self._usage.output_tokens = sum(self._running.values())
+
+
+def lone_data(whole: bytes) -> bytes | None:
+    """The JSON of a single event of one line, the form in which servers write most of them; None for anything else."""
+    is_lone = whole.startswith(b"data: {") and whole.endswith(b"}\n\n") and whole.find(b"\n") == len(whole) - 2
+    return whole[6:-2] if is_lone and b"\r" not in whole else None
 
 
 def _without_usage(data: bytes | str) -> bytes:
