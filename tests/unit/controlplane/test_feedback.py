@@ -205,6 +205,17 @@ async def test_what_the_file_missed_is_read_from_the_ledger_once(rig: Rig) -> No
     assert believed(rig, "good") == pytest.approx(before)
 
 
+async def test_what_stands_in_the_ledger_twice_counts_once(rig: Rig) -> None:
+    """A record that was refused as late may have landed all the same, and then the agent said it again."""
+    await rig.say(await rig.ask(), 0.0)
+    before = believed(rig, "good")
+    await rig.ledger.append("feedback", {"feedback": rig.records("feedback")[0].body["feedback"]})
+    await rig.end()
+    (rig.root / "state/selection.json").unlink()
+    await rig.begin()
+    assert believed(rig, "good") == pytest.approx(before)
+
+
 async def spoil(rig: Rig) -> None:
     """Five wrong answers in a row, and then three choices of the model that gave them."""
     rig.fleet.gone.add("poor")

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from controlplane.calls import Principal
 from controlplane.gateway.doors.huggingface import (
+    HubList,
     HubModel,
     HubPaths,
     answers,
@@ -36,6 +38,9 @@ CARD = {
 
 def entry(**changes: Any) -> ModelEntry:
     return ModelEntry.model_validate({"name": "tiny", **SAID, "card": CARD, **changes})
+
+
+MODELS = {"tiny": entry(), "huge": entry(name="huge")}
 
 
 @pytest.mark.parametrize(
@@ -122,6 +127,13 @@ async def test_only_a_hubs_client_is_led_to_the_hubs_list(path: str, query: str,
     await HubPaths(app)(scope, None, None)  # type: ignore[arg-type]  nothing is received or sent here
     assert seen == [led_to]
     assert scope["path"] == path
+
+
+@pytest.mark.parametrize(("action", "is_shown"), [("infer", True), ("read", True), ("list", False)])
+def test_a_model_is_shown_to_who_may_ask_it_or_read_about_it(action: str, is_shown: bool) -> None:
+    door = HubList(lambda _, asked, path: (asked, path) == (action, "/model/tiny"), lambda: Catalogue(models=MODELS))
+    shown = door._entries(Principal(subject="agent:one", tenant="acme"), ["huge", "tiny", "gone"])
+    assert [one.name for one in shown] == (["tiny"] if is_shown else [])
 
 
 def test_a_change_at_the_shared_path_is_the_operators() -> None:

@@ -144,11 +144,24 @@ def test_a_model_as_good_as_ever_is_chosen_for_ever() -> None:
     assert world.told == []
 
 
-def test_a_loss_that_may_be_chance_brings_nobody() -> None:
+@pytest.mark.parametrize(("share", "answers"), [(1.0, 10), (0.25, 30)])
+def test_a_loss_that_may_be_chance_brings_nobody(share: float, answers: int) -> None:
+    """Too few answers, and a quarter wrong of thirty: 0.75 is below nine tenths of 0.9, and not certainly."""
     world = Reviewing()
-    world.spoil(0.25, answers=10)
+    world.only.pop()
+    world.spoil(share, answers)
     for _ in range(20):
         world.choose()
+    assert world.told == []
+
+
+def test_two_that_both_lost_are_counted_apart() -> None:
+    world = Reviewing()
+    world.only = [a_candidate("good", quality=0.9), a_candidate("other", quality=0.9)]
+    for one in world.only:
+        judge(world.evidence, one, [0.0] * 60)
+    for turn in range(10):
+        world.selector.choose(ask(), [world.only[turn % 2]], NOW_S)
     assert world.told == []
 
 
