@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-PARTS = ("routing", "reality", "freeze", "selection")
+PARTS = ("routing", "overhead", "reality", "freeze", "selection")
 """Modules beside this one, each with a ``main`` that reads the command line."""
 
 

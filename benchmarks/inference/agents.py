@@ -65,6 +65,7 @@ class Asked:
     tenant: int
     prompt_tokens: int
     answer_tokens: int
+    bytes_per_token: float = 4.0
 
 
 @dataclass
@@ -110,7 +111,7 @@ class Agents:
 
     async def _turn(self, prompt: Prompt, answer: int) -> Seen:
         call_id = str(next(self.numbers))
-        self.asked[call_id] = Asked(prompt.text, prompt.tenant, prompt.tokens, answer)
+        self.asked[call_id] = Asked(prompt.text, prompt.tenant, prompt.tokens, answer, self.talk.bytes_per_token)
         request = completion(call_id, prompt.text, answer, str(prompt.tenant))
         try:
             return await timed(self.backend, request)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -144,8 +145,9 @@ async def on_real_servers(servers: Sequence[TinyVllm], options: Options) -> tupl
 
 
 def compare(machine: Machine, talk: Talk, figures: Mapping[str, Figures], options: Options) -> None:
+    load = f"{os.getloadavg()[0]:.1f} processes for {os.cpu_count()} processors"
     print(
-        f"measured machine: step {machine.step_s * 1000:.2f} ms, sequence {machine.sequence_s * 1000:.3f} ms,"
+        f"measured machine ({load}): step {machine.step_s * 1000:.2f} ms, sequence {machine.sequence_s * 1000:.3f} ms,"
         f" prompt token {machine.prefill_token_s * 1000:.3f} ms, request {machine.request_s * 1000:.1f} ms;"
         f" {talk.bytes_per_token:.2f} bytes a token"
     )

@@ -105,7 +105,7 @@ def measured(policy: Policy, day: Day, replicas: int, span_s: float, seeds: int)
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="routing", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--replicas", type=int, default=16)
-    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args(arguments)
     print(f"{options.replicas} simulated replicas, {options.seeds} x {options.minutes:g} min of each day")

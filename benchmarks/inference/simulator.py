@@ -181,8 +181,7 @@ class SimulatedVllm:
 
 def blocks_of(asked: Asked, block_tokens: int) -> list[int]:
     """Names of the prompt's whole blocks of tokens; equal beginnings have equal names. No two tenants share any."""
-    blocks = asked.prompt_tokens // block_tokens
-    width = len(asked.prompt) * block_tokens / asked.prompt_tokens
+    blocks, width = asked.prompt_tokens // block_tokens, block_tokens * asked.bytes_per_token
     names, name, at = [], hash(asked.tenant), 0
     for number in range(1, blocks + 1):
         end = round(number * width)

@@ -50,7 +50,12 @@ class TinyVllm:
     def start(self) -> None:
         model = self.folder / "tiny"
         if not (model / "config.json").exists():
-            subprocess.run([PYTHON, ROOT / "examples/tiny_llm/make.py", model], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [PYTHON, ROOT / "examples/tiny_llm/make.py", model],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
         command = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", f"--model={model}", "--host=127.0.0.1"]
         command += [f"--port={self.port}", *FLAGS, *self.flags]
         with (self.folder / f"vllm-{self.port}.log").open("ab") as log:
