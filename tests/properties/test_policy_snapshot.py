@@ -45,6 +45,8 @@ CONDITIONS = (
     "r.act in ['infer', 'call']", "r.ctx.door == 'a' || r.sub.risk < 10", "'reader' in r.sub.roles && r.ctx.streams",
     "r.obj.task == 'chat'", "'language' in r.obj.labels && r.act == 'infer'", "r.ctx.now > 5", "r.ctx.version >= 1",
     "r.obj.sensitivity <= r.sub.clearance", "r.sub.kind == 'agent'", "r.sub.client_id == 'x'", "r.obj.listed",
+    "r.obj.listed && r.sub.external", "r.sub.external && r.obj.sensitivity > 1", "has(r.sub.purpose) && r.obj.listed",
+    "r.obj.task == 'chat' && r.ctx.streams", "r.act == 'infer' && r.obj.listed && r.sub.risk < 10",
 )  # fmt: skip
 ON_ARGUMENTS = ("r.ctx.args.max_tokens <= 5", "has(r.ctx.args.rows)", "r.ctx.args.max_tokens < 5 || r.sub.external")
 DUTIES = (

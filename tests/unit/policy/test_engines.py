@@ -276,3 +276,30 @@ def test_attributes_are_those_of_the_caller_and_not_of_who_asked_before(folder: 
     for risk, meant in ((1, "granted"), (99, "rule_denied"), (1, "granted"), ("high", "condition_error")):
         caller = Principal(subject="agent:support", tenant="acme", claims={"risk": risk})
         assert policy.decide(caller, call, 0.0).reason == meant
+
+
+@pytest.mark.parametrize(
+    ("condition", "claims", "meant"),
+    [
+        ("r.obj.sensitivity > 4 && r.sub.session == 'x'", {}, "no_matching_rule"),  # the first part alone decides
+        ("r.sub.session == 'x' && r.obj.sensitivity > 4", {}, "condition_error"),  # the first part is asked first
+        ("r.sub.session == 'x' && r.obj.sensitivity > 4", {"session": "x"}, "no_matching_rule"),
+        ("has(r.sub.session) && r.obj.listed", {}, "no_matching_rule"),
+        ("has(r.sub.session) && r.obj.listed", {"session": "x"}, "granted"),
+        ("r.obj.task == 'chat' && r.sub.session == 'x'", {"session": "x"}, "condition_error"),  # no tool has a task
+        ("r.obj.listed && r.act == 'call'", {}, "granted"),
+    ],
+)
+def test_parts_of_a_condition_are_asked_from_left_to_right_though_some_are_settled_before(
+    folder: Folder, condition: str, claims: dict[str, Any], meant: str
+) -> None:
+    folder.write(
+        "tenants/globex/more.yaml",
+        "tenant: globex\nprincipals:\n  - {id: agent:x}\nrules:\n"
+        "  - {id: globex.x, principals: [agent:x], on: /tool/parcel, do: call, effect: allow,\n"
+        f'     when: "{condition}"}}\n',
+    )
+    for engine in ("snapshot", "casbin"):
+        policy = folder.policy(engine=engine)
+        for _ in range(2):
+            assert ask(policy, "agent:x", "call", "/tool/parcel", tenant="globex", claims=claims).reason == meant
