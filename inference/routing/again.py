@@ -17,6 +17,7 @@ REPEATABLE = HEDGED | {
     "GetModelStatus",
     "chat",
     "completions",
+    "count_tokens",
     "embeddings",
     "messages",
     "models",

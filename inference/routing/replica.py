@@ -24,6 +24,9 @@ LoadSource = Callable[[], Awaitable[Load]]
 SATURATION = frozenset({"busy", "rate_limited", "resource_exhausted"})
 """Reasons that say that a replica works, but takes no more just now."""
 
+ELSEWHERE = frozenset({"not_deployed"})
+"""Reasons that say that this replica does not serve what was asked for; others may. Its health is another question."""
+
 LATE = frozenset({"deadline", "deadline_exceeded", "first_byte_timeout", "stalled"})
 """Reasons that say that a limit passed, which may be the caller's own impatience."""
 
@@ -129,8 +132,6 @@ class Replica:
 
     def note_failure(self, error: BackendError, started_s: float, now_s: float) -> None:
         """Judge the replica by a failed call. A limit that passed is its fault only if it moved nothing meanwhile."""
-        if isinstance(error, BackendRejected):
-            return
         if error.reason in SATURATION:
             self.note_busy(error.retry_after_s, now_s)
         elif error.reason not in LATE:
@@ -170,8 +171,8 @@ class Replica:
                     yield reply
         except BackendError as error:
             if owes:
-                if isinstance(error, BackendRejected) or error.reason in SATURATION:
-                    owes = False
+                owes = not (teaches_nothing(error) or error.reason in SATURATION)
+                if not owes:
                     self.progress.drop()
                 self._judge(error, started_s, lease, judges=judges)
             raise
@@ -182,8 +183,10 @@ class Replica:
             self.settle(lease, Event.PROBE_ABANDONED, now())
 
     def _judge(self, error: BackendError, started_s: float, lease: int, *, judges: bool) -> None:
+        if teaches_nothing(error):
+            return
         now_s = asyncio.get_running_loop().time()
-        if not isinstance(error, BackendRejected) and error.reason not in SATURATION:
+        if error.reason not in SATURATION:
             self.settle(lease, Event.PROBE_FAILED, now_s, error.reason)
         if judges:
             self.note_failure(error, started_s, now_s)
@@ -198,7 +201,7 @@ class Replica:
                     chunk = await anext(chunks, None)
                 except BaseException as error:
                     progress.forgive()
-                    if judges and isinstance(error, BackendError):
+                    if judges and isinstance(error, BackendError) and not teaches_nothing(error):
                         self.note_failure(error, started_s, now())
                     raise
                 progress.pay(now())
@@ -207,3 +210,8 @@ class Replica:
                 yield chunk
         if judges:
             self.health.succeed()
+
+
+def teaches_nothing(error: BackendError) -> bool:
+    """The request was wrong, or in the wrong place."""
+    return isinstance(error, BackendRejected) or error.reason in ELSEWHERE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -25,6 +25,12 @@ class EjectionSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class WatchSettings(BaseModel, frozen=True, extra="forbid"):
+    metrics: bool = Field(
+        default=True, description="Whether to read the servers' metrics; false for servers that are no vLLM."
+    )
+    probe: Literal["chat", "completions", "embeddings", "none"] = Field(
+        default="chat", description="The operation that asks a server for one token; none where tokens cost money."
+    )
     every_s: float = Field(default=0.5, gt=0, description="Seconds between two looks at a replica.")
     scrape_timeout_s: float = Field(default=1.0, gt=0, description="Seconds one reading of its metrics may take.")
     stale_s: float = Field(default=5.0, gt=0, description="Seconds after which a reading counts as saturated.")

@@ -195,6 +195,15 @@ async def test_requests_that_are_wrong_eject_nobody() -> None:
 
 
 @in_virtual_time
+async def test_replica_that_does_not_serve_it_sends_the_call_on_and_stays() -> None:
+    async with world("a", "b", settings=settings(retry={"ratio": 1.0})) as live:
+        live["a"].error = BackendUnavailable("not_deployed")
+        live["a"].probe_bug = BackendRejected("not_found")
+        assert not any(answer.error for answer in await live.traffic(20.0))
+        assert not live.transitions
+
+
+@in_virtual_time
 async def test_impatient_callers_eject_nobody() -> None:
     async with world("a", "b", watched=False, answer_s=1.0) as live:
         assert {a.error.reason for a in await live.traffic(3.0, request=chat(timeout_s=0.05))} == {"deadline"}

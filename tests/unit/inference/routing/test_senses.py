@@ -9,14 +9,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from inference.backend import BackendReply, BackendRequest
-from inference.errors import BackendBroke, BackendError, BackendRejected, BackendUnavailable
+from inference.errors import BackendBroke, BackendRejected, BackendUnavailable
 from inference.openai_http.load import VllmLoad, load_in
 from inference.openai_http.probe import OneToken
 from inference.openai_http.settings import VllmSettings
 from inference.routing import Load
-from inference.routing.tfserving import EveryServer, StatusProbe
-from inference.tfserving import wire
-from inference.tfserving.wire import State
+from inference.routing.tfserving import StatusProbe
 
 NEW = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -104,84 +102,22 @@ async def test_probe_says_what_it_could_not_do(answers: Mapping[str, tuple[int, 
         await OneToken(Answering(answers), operation="embeddings")()
 
 
-class Servings:
-    """Three TF Servings with what each has AVAILABLE; None is one that is down."""
-
-    def __init__(self, **available: set[int] | None) -> None:
-        self.available: dict[str, set[int] | None] = dict(available)
-        self.told: list[tuple[str, str]] = []
-        self.refusing = ""
-
-    def every(self) -> EveryServer:
-        return EveryServer({name: self.rpc_of(name) for name in self.available})
-
-    def rpc_of(self, name: str):
-        async def rpc(operation: str, body: bytes, _: float) -> bytes:
-            self.told.append((name, operation))
-            available = self.available[name]
-            if available is None:
-                raise BackendUnavailable("unavailable")
-            if operation == wire.RELOAD:
-                answer = wire.ReloadConfigResponse()
-                answer.status.error_code = 3 if name == self.refusing else 0
-                return answer.SerializeToString()
-            if not available:
-                raise BackendRejected("not_found")
-            status = wire.GetModelStatusResponse()
-            for version in sorted(available):
-                status.model_version_status.add(version=version, state=int(State.AVAILABLE))
-            return status.SerializeToString()
-
-        return rpc
-
-
-def question(model: str = "risk") -> bytes:
-    message = wire.GetModelStatusRequest()
-    message.model_spec.name = model
-    return message.SerializeToString()
-
-
-async def available_in(every: EveryServer) -> set[int]:
-    answer = wire.parse(wire.GetModelStatusResponse, await every.call("GetModelStatus", question(), 1.0))
-    return {one.version for one in answer.model_version_status if one.state == State.AVAILABLE}
-
-
-async def test_version_is_available_when_every_server_that_can_be_reached_has_it() -> None:
-    servings = Servings(a={1, 2}, b={1}, c=None)
-    every = servings.every()
-    assert await available_in(every) == {1}
-    servings.available["b"] = {1, 2}
-    assert await available_in(every) == {1, 2}
-    servings.available["c"] = set()  # it comes back and knows nothing: the deployment is incomplete again
-    assert await available_in(every) == set()
-
-
-async def test_who_serves_what_is_known_from_the_last_status() -> None:
-    every = Servings(a={1, 2}, b={1}, c=None).every()
-    assert every.serves("b", "risk", 2)  # nobody has asked yet
-    await available_in(every)
-    assert [every.serves(name, "risk", 2) for name in "abc"] == [True, False, True]
-    assert every.serves("b", "risk", None)
-
-
-async def test_reload_goes_to_all_and_one_refusal_is_a_refusal() -> None:
-    servings = Servings(a={1}, b={1}, c=None)
-    every = servings.every()
-    assert not wire.parse(wire.ReloadConfigResponse, await every.call(wire.RELOAD, b"", 1.0)).status.error_code
-    assert [name for name, _ in servings.told] == ["a", "b", "c"]
-    servings.refusing = "b"
-    assert wire.parse(wire.ReloadConfigResponse, await every.call(wire.RELOAD, b"", 1.0)).status.error_code == 3
-
-
-@pytest.mark.parametrize("operation", [wire.RELOAD, "GetModelStatus"])
-async def test_deployment_hears_when_no_server_can_be_reached(operation: str) -> None:
-    with pytest.raises(BackendError, match="unavailable"):
-        await Servings(a=None, b=None).every().call(operation, question(), 1.0)
-
-
 async def test_status_probe_fails_with_the_server_and_with_its_warm_up() -> None:
-    servings = Servings(a={1}, b=None)
-    await StatusProbe(servings.rpc_of("a"), "risk", b"warm-up")()
-    assert servings.told == [("a", "GetModelStatus"), ("a", "Predict")]
+    told: list[str] = []
+
+    async def rpc(operation: str, body: bytes, _: float) -> bytes:
+        told.append(operation)
+        if operation == "Predict" and body == b"broken":
+            raise BackendBroke("internal")
+        return b""
+
+    async def down(*_: object) -> bytes:
+        raise BackendUnavailable("unavailable")
+
+    await StatusProbe(rpc, "risk")()
+    await StatusProbe(rpc, "risk", b"warm-up")()
+    assert told == ["GetModelStatus", "GetModelStatus", "Predict"]
+    with pytest.raises(BackendBroke):
+        await StatusProbe(rpc, "risk", b"broken")()
     with pytest.raises(BackendUnavailable):
-        await StatusProbe(servings.rpc_of("b"), "risk")()
+        await StatusProbe(down, "risk")()
