@@ -17,11 +17,12 @@ from controlplane.resilience.breakers import Breakers, GuardedByVersion
 from controlplane.resilience.cache import AnswerCache
 from controlplane.resilience.ladder import FallbackLadder
 from controlplane.resilience.settings import BreakerSettings
+from controlplane.response_cache import CachedBackend, Parts
 from controlplane.settings import OpenAiBackend, Settings, TfServingModels
 from controlplane.shadow import Shadows
-from controlplane.versions import AtVersion
-from inference.backend import Backend
-from inference.errors import BackendError
+from controlplane.versions import AtVersion, versions_for
+from inference.backend import Backend, BackendRequest
+from inference.errors import BackendError, BackendUnavailable
 from inference.routing import ReplicaPool
 from inference.tfserving.backend import TfServingBackend
 from inference.tfserving.deployment import Deployment, DeploymentError
@@ -49,7 +50,8 @@ class Fleet:
         for name, each in settings.backends.items():
             self._add(name, each)
         self._cache = AnswerCache(settings.fallback)
-        self._ladders: dict[str, FallbackLadder] = {}
+        self.answers: Parts | None = None  # set before the first call; None: nothing is saved
+        self._ladders: dict[str, Backend] = {}
         self._ladders_of: Catalogue | None = None
 
     def names(self) -> Collection[str]:
@@ -74,6 +76,19 @@ class Fleet:
             return version or (deployment.resolve(model, None, label) if deployment else 0)
         except BackendError:
             return 0
+
+    def first_version(self, request: BackendRequest) -> int:
+        """The version that a request is sent to first. Raises ``BackendError`` when it cannot be told."""
+        deployment = self.deployment_of(request.target)
+        served = None if deployment is None else deployment.served(request.target)
+        if deployment is None or served is None:
+            raise BackendUnavailable("not_deployed", f"no server has been told yet to serve {request.target}")
+        return versions_for(deployment, request, served)[0]
+
+    def identities(self) -> Mapping[str, str]:
+        """Of the backends without versions: words that change when something else is served there."""
+        backends = self._settings.backends
+        return {n: f"{b.base_url} {b.served_model}" for n, b in backends.items() if isinstance(b, OpenAiBackend)}
 
     def known(self, model: str, version: int | None = None, label: str | None = None) -> Mapping[str, Signature] | None:
         """The signatures of a deployed model, so far as they have been learnt. A call asks no server anything."""
@@ -123,13 +138,15 @@ class Fleet:
         guarded = GuardedByVersion(pool, self.breakers, self._clock.monotonic)
         self._guarded[name] = AtVersion(guarded, deployment, signatures, self.shadows)
 
-    def _build(self, models: Mapping[str, ModelEntry]) -> dict[str, FallbackLadder]:
+    def _build(self, models: Mapping[str, ModelEntry]) -> dict[str, Backend]:
         primaries = {name: self._guarded[e.backend] for name, e in models.items() if e.backend in self._guarded}
         rungs = {name: models[name].fallback for name in primaries}
-        return {
+        ladders = {
             name: FallbackLadder(primary, rungs, primaries, self._cache, self._settings.fallback, self._clock.monotonic)
             for name, primary in primaries.items()
         }
+        answers = self.answers
+        return dict(ladders) if answers is None else {n: CachedBackend(each, answers) for n, each in ladders.items()}
 
     def _breaker_settings(self, target: str) -> BreakerSettings:
         """A chat is slow by its first token, a prediction by its answer."""

@@ -12,6 +12,7 @@ from audit import SqliteLedger
 from controlplane.fleet import Fleet
 from controlplane.observations import Observations
 from controlplane.policy import BundlePolicy
+from controlplane.response_cache import MemoryStore
 from controlplane.telemetry.metrics import Metrics
 
 REPORT_S = 2.0
@@ -25,6 +26,7 @@ class Gauges:
     ledger: SqliteLedger
     fleet: Fleet
     observations: Observations
+    answers: MemoryStore
     wall_clock: Callable[[], float]
     _revision: str = ""
     _error: str = ""
@@ -46,6 +48,7 @@ class Gauges:
         dropped = self.observations.dropped
         self.metrics.observe_observation_dropped(dropped - self._dropped)
         self._dropped = dropped
+        self.metrics.observe_response_cache_bytes(self.answers.size_bytes)
         await self.ledger.probe()
         self.metrics.observe_checkpoint(tree_size=self.ledger.head.size, now_s=self.wall_clock())
 

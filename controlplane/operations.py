@@ -9,6 +9,7 @@ from typing import Any
 from audit import LedgerReader, SqliteLedger
 from controlplane.calls import Call, Principal, new_call_id
 from controlplane.clock import Clock
+from controlplane.console.cost_views import CostsView
 from controlplane.console.ports import (
     Authorize,
     ChangeFailed,
@@ -53,6 +54,7 @@ class Operations:
     observations: Observations
     clock: Clock
     selection: SelectionControl | None = None
+    costs: CostsView | None = None
     learn: Callable[[Sequence[OutcomeLabel]], None] = lambda _labels: None
 
     def ports(self) -> ConsolePorts:
@@ -66,6 +68,7 @@ class Operations:
             observations=self.observations,
             take_outcomes=self._take_outcomes,
             selection=self.selection,
+            costs=self.costs,
         )
 
     def _take_outcomes(self, labels: Sequence[OutcomeLabel]) -> None:

@@ -18,12 +18,15 @@ from pydantic_settings import SettingsError as EnvironmentError_
 
 from audit import AuditSettings
 from controlplane.console.settings import ConsoleSettings
+from controlplane.cost.settings import CostSettings
 from controlplane.identity.settings import IdentitySettings
 from controlplane.limits.settings import LimitSettings
 from controlplane.policy.documents import BundleError, read_document
 from controlplane.policy.settings import PolicySettings
 from controlplane.resilience.settings import BreakerSettings, FallbackSettings
+from controlplane.response_cache.settings import ResponseCacheSettings
 from controlplane.shadow import ShadowSettings
+from controlplane.shared_state import RedisSettings
 from controlplane.telemetry.settings import TelemetrySettings
 from inference.openai_http.settings import VllmSettings
 from inference.selection.settings import SelectionSettings
@@ -103,6 +106,9 @@ class Settings(BaseSettings):
     telemetry: TelemetrySettings = TelemetrySettings()
     breaker: BreakerSettings = BreakerSettings()
     fallback: FallbackSettings = FallbackSettings()
+    response_cache: ResponseCacheSettings = ResponseCacheSettings()
+    cost: CostSettings = CostSettings()
+    redis: RedisSettings | None = Field(None, description="What several gateways share; none: each is for itself.")
     shadow: ShadowSettings = ShadowSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
     limits: LimitSettings = LimitSettings()
@@ -121,6 +127,8 @@ class Settings(BaseSettings):
         taken = [name for name, port in ports.items() if port and list(ports.values()).count(port) > 1]
         if taken:
             raise ValueError(f"{' and '.join(taken)} must differ")
+        if self.redis is None and (self.response_cache.shared or self.cost.shared):
+            raise ValueError("response_cache.shared and cost.shared need redis")
         return self
 
     @classmethod

@@ -58,7 +58,7 @@ class AtVersion:
             raise BackendUnavailable("not_deployed", f"no server has been told yet to serve {request.target}")
         if request.operation == ABOUT_ALL_VERSIONS and not request.label:
             return await opened.enter_async_context(self.inner.send(request))
-        *others, last = self._versions_for(request, served)
+        *others, last = versions_for(self.deployment, request, served)
         for version in others:
             try:
                 return await self._ask(request, served, version, opened)
@@ -66,14 +66,6 @@ class AtVersion:
                 if error.reason not in NOTHING_DONE:
                     raise
         return await self._ask(request, served, last, opened)
-
-    def _versions_for(self, request: BackendRequest, served: Served) -> Sequence[int]:
-        stable = self.deployment.resolve(request.target, request.version, request.label)
-        canary = served.labels.get(CANARY)
-        asked_for_one = request.version or request.label
-        if asked_for_one or canary is None or not tries_canary(request, served.canary_percent):
-            return [stable]
-        return [canary, stable]
 
     async def _ask(self, request: BackendRequest, served: Served, version: int, opened: AsyncExitStack) -> BackendReply:
         self._require_fit(request, version)
@@ -104,6 +96,16 @@ class AtVersion:
         copy = replace(request, version=shadow.version, label=None)
         busy = self.deployment.running(request.target)
         return replace(reply, chunks=self.shadows.copying(reply.chunks, self.inner, copy, version, busy))
+
+
+def versions_for(deployment: Deployment, request: BackendRequest, served: Served) -> Sequence[int]:
+    """The versions to ask, the first one first. Raises ``BackendRejected`` when there is none such."""
+    stable = deployment.resolve(request.target, request.version, request.label)
+    canary = served.labels.get(CANARY)
+    asked_for_one = request.version or request.label
+    if asked_for_one or canary is None or not tries_canary(request, served.canary_percent):
+        return [stable]
+    return [canary, stable]
 
 
 def tries_canary(request: BackendRequest, percent: int) -> bool:

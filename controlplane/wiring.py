@@ -56,7 +56,10 @@ from controlplane.observations import Observations
 from controlplane.operations import Operations
 from controlplane.policy import BundlePolicy
 from controlplane.resilience.breaker import Transition
+from controlplane.response_cache import Parts
+from controlplane.saved_answers import VersionSpokenFor, cache_parts
 from controlplane.settings import Settings
+from controlplane.spending import Spending
 from controlplane.telemetry.metrics import Metrics
 from controlplane.telemetry.tracing import build_tracing
 from controlplane.tools.exchange import open_session
@@ -121,6 +124,9 @@ class ControlPlane:
                 lambda call: self.fleet.version_meant(call.resource.rpartition("/")[2], call.version, call.label),
                 self.clock.wall,
             )
+            redis = self._redis(stack)
+            self.fleet.answers = self.answers = self._answers(redis)
+            await self._money(stack, tasks, redis)
             self.gateway = await self._gateway(stack, tasks)
             self.app = self._application()
             self.grpc_port = await self._grpc(stack)
@@ -135,6 +141,7 @@ class ControlPlane:
                 ledger=self.ledger,
                 fleet=self.fleet,
                 observations=self.observations,
+                answers=self.answers.memory,
                 wall_clock=self.clock.wall,
             )
             tasks.start_soon(gauges.keep_reporting)
@@ -155,6 +162,43 @@ class ControlPlane:
             faults["policy"] = "no_policy"
         return faults
 
+    def _redis(self, stack: AsyncExitStack) -> Any:
+        """A client, None where nothing is shared. The package is an extra."""
+        if self.settings.redis is None:
+            return None
+        from controlplane.shared_state.connection import connect  # noqa: PLC0415  see above
+
+        client = connect(self.settings.redis)
+        stack.push_async_callback(client.aclose)
+        return client
+
+    def _answers(self, redis: Any) -> Parts:
+        settings, fleet, secret, shared = self.settings.response_cache, self.fleet, None, None
+        if settings.shared:
+            from controlplane.response_cache.redis_store import RedisStore  # noqa: PLC0415  as above
+
+            secret, failed = load_commitment_key(settings.secret), self.metrics.observe_shared_cache_failed
+            deadline_s, monotonic = settings.deadline_ms / 1000, self.clock.monotonic
+            shared = RedisStore(redis, secret, deadline_s, settings.pause_s, monotonic, failed)
+        version_of = VersionSpokenFor(
+            fleet.deployment_of, fleet.first_version, lambda: self.policy.catalogue, fleet.identities(), fleet.breakers
+        )
+        return cache_parts(settings, version_of, self.metrics, self.clock, secret=secret, shared=shared)
+
+    async def _money(self, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup, redis: Any) -> None:
+        settings, store = self.settings.cost, None
+        if settings.shared:
+            from controlplane.cost.redis_budgets import RedisBudgets  # noqa: PLC0415  as above
+
+            store = RedisBudgets(redis, settings.deadline_ms / 1000, settings.settle_s)
+            stack.push_async_callback(store.settle)
+            tasks.start_soon(store.keep_settling)
+        paths = {"ledger": self.settings.audit.path, "state": self.settings.state}
+        self.spending = Spending(settings, self.policy, self.metrics, self.clock, **paths, store=store)
+        await self.spending.begin()
+        stack.push_async_callback(anyio.to_thread.run_sync, self.spending.save)
+        tasks.start_soon(self.spending.keep)
+
     async def _gateway(self, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup) -> Gateway:
         key = load_commitment_key(self.settings.audit.commitment_key)
         commit = partial(commitment, key)
@@ -172,11 +216,14 @@ class ControlPlane:
                     Meter(self.metrics),
                     self.observations,
                     *self.choosing.observers,
+                    self.spending.keeper,
                     Tracer(self.tracing, self.clock.monotonic),
                     CallLog(self.tracing),
                 ]
             ),
             choose=self.choosing.choice.choose,
+            price=self.spending.prices,
+            budget=self.spending.keeper,
             wall_clock=self.clock.wall,
             monotonic=self.clock.monotonic,
         )
@@ -260,6 +307,7 @@ class ControlPlane:
             clock=self.clock,
             selection=self.choosing.control(),
             learn=self.choosing.labels.take,
+            costs=self.spending,
         )
         return console(operations.ports(), self.settings.console, monotonic=self.clock.monotonic)
 

@@ -18,6 +18,7 @@ from audit import AuditUnavailable
 from controlplane.calls import Principal
 from controlplane.console.calls import CallHistory, CallPage, CallView, tenant_of
 from controlplane.console.changes import Changes
+from controlplane.console.costs import CostsApi
 from controlplane.console.guard import Guard, GuardedRoute, permission
 from controlplane.console.headers import SafeHeaders
 from controlplane.console.pages import Pages
@@ -163,6 +164,8 @@ def build(
     app.include_router(VersionsApi(changes).router())
     if ports.selection is not None:
         app.include_router(SelectionApi(ports.selection).router())
+    if ports.costs is not None:
+        app.include_router(CostsApi(ports.costs, ports.sees).router())
     pages = Pages(ports, changes, guard, settings, app.openapi)
     app.router.routes.extend(pages.routes())
     for known in (ConsoleError, AuditUnavailable, RequestValidationError, HTTPException):

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from audit import LedgerHead, Record
 from controlplane.calls import Principal, RuleRef
+from controlplane.console.cost_views import CostsView
 
 
 class ConsoleError(Exception):
@@ -234,3 +235,4 @@ class ConsolePorts:
     take_outcomes: Callable[[Sequence[OutcomeLabel]], None]
     sees: Callable[[Principal, str], bool] = same_tenant
     selection: SelectionControl | None = None
+    costs: CostsView | None = None
