@@ -39,6 +39,7 @@ class Machine:
             step_s=self.step_s * times,
             sequence_s=self.sequence_s * times,
             prefill_token_s=self.prefill_token_s * times,
+            request_s=self.request_s * times,
         )
 
 

@@ -66,7 +66,7 @@ class ReplicaPool:
         self._choice = Choice(self._replicas, settings, serves, draw)
         self._again = Again(settings.retry, self._choice)
         self._hedging = Hedging(settings.hedge)
-        self._watcher = Watcher(self._replicas, settings.watch, draw)
+        self._watcher = Watcher(self._replicas, settings.watch, draw, self._rescue)
         self._listeners: list[Callable[[Transition], None]] = []
 
     def listen(self, listener: Callable[[Transition], None]) -> None:
@@ -200,13 +200,17 @@ class ReplicaPool:
         self._all_ready = all(one.health.state is State.READY for one in self._replicas)
         if transition.before is State.READY:
             self._choice.forget(replica)
-            for attempt in tuple(replica.waiting):
-                self._again.move(attempt, transition.at_s)
+            self._rescue(replica, transition.at_s)
         for listener in self._listeners:
             try:
                 listener(transition)
             except Exception:
                 log.exception("a listener to replica transitions failed")
+
+    def _rescue(self, replica: Replica, now_s: float) -> None:
+        """Move the calls that wait at a replica which is out, the oldest first, as far as the budget goes."""
+        for attempt in sorted(replica.waiting, key=lambda one: one.started_s):
+            self._again.move(attempt, now_s)
 
     def _nobody(self, now_s: float) -> BackendUnavailable:
         left_alone = [one.retry_at_s - now_s for one in self._replicas if one.health.state is State.READY]

@@ -77,7 +77,7 @@ class RetrySettings(BaseModel, frozen=True, extra="forbid"):
     )
     ratio: float = Field(default=0.2, ge=0, le=1, description="Retries in relation to calls that the pool may make.")
     per_s: float = Field(default=3.0, ge=0, description="Retries a second that it may make however few calls come.")
-    burst: float = Field(default=10.0, ge=1, description="Retries it may have saved up.")
+    burst: float = Field(default=20.0, ge=1, description="Retries it may have saved up.")
     busy_s: float = Field(
         default=0.5, ge=0, description="Seconds for which a replica that said it is busy counts as saturated."
     )

@@ -22,8 +22,16 @@ SPREAD = 0.2  # of the time between looks, so that replicas are not all looked a
 
 
 class Watcher:
-    def __init__(self, replicas: Sequence[Replica], settings: WatchSettings, draw: Callable[[], float]) -> None:
-        self._replicas, self._settings, self._draw = replicas, settings, draw
+    """``rescue`` takes waiting calls from a replica that is out, as far as the budget goes."""
+
+    def __init__(
+        self,
+        replicas: Sequence[Replica],
+        settings: WatchSettings,
+        draw: Callable[[], float],
+        rescue: Callable[[Replica, float], None],
+    ) -> None:
+        self._replicas, self._settings, self._draw, self._rescue = replicas, settings, draw, rescue
 
     async def run(self) -> None:
         """Until cancelled; at once over when there is nothing to look at."""
@@ -61,10 +69,11 @@ class Watcher:
         if replica.health.state is State.READY:
             if self._is_suspect(replica, now_s):
                 await self._probe_ready(replica, replica.probe)
-        elif not replica.sleeps(now_s):
-            lease = replica.health.lease_probe(now_s)
-            if lease:
-                await self._probe_leased(replica, replica.probe, lease)
+            return
+        self._rescue(replica, now_s)
+        lease = 0 if replica.sleeps(now_s) else replica.health.lease_probe(now_s)
+        if lease:
+            await self._probe_leased(replica, replica.probe, lease)
 
     def _is_suspect(self, replica: Replica, now_s: float) -> bool:
         """It owes something and moves nothing, or nobody has asked it anything for long."""

@@ -204,6 +204,19 @@ async def test_lone_call_with_a_long_prefill_is_acquitted_by_the_probe() -> None
 
 
 @in_virtual_time
+async def test_crowd_at_a_frozen_replica_is_moved_as_the_budget_allows() -> None:
+    async with world("a", "b", answer_s=2.0) as live:
+        crowd = [asyncio.create_task(ask(live.pool, chat(streams=False))) for _ in range(100)]
+        await asyncio.sleep(0.1)
+        live["a"].freeze()
+        answers = await asyncio.gather(*crowd)
+        assert not any(answer.error for answer in answers)
+        moved = sorted(answer.took_s for answer in answers)[50:]
+        assert moved[19] < DETECTION_LIMIT_S + 2.5  # the burst
+        assert moved[-1] < DETECTION_LIMIT_S + 2.5 + 30 / 3 + 0.6  # then three a second, while nobody else comes
+
+
+@in_virtual_time
 async def test_progress_on_anything_acquits_a_replica_whose_probe_is_late() -> None:
     async with world("a", "b", answer_s=0.1, tokens=8, token_s=3.0) as live:
         for one in live.replicas.values():
