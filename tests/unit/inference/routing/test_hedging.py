@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import anyio
+
 from benchmarks.inference.virtual_time import in_virtual_time
 from inference.errors import BackendBroke
 from inference.routing import RoutingSettings
@@ -107,6 +109,21 @@ async def test_caller_who_leaves_takes_both_with_him() -> None:
         assert sum(one.under_way for one in live.replicas.values()) == 2
         asking.cancel()
         await asyncio.wait([asking])
+        assert sum(one.under_way for one in live.replicas.values()) == 0
+        assert len(asyncio.all_tasks()) == 1
+
+
+@in_virtual_time
+async def test_scope_that_is_cancelled_takes_both_with_it() -> None:
+    """As at a hang-up: every wait inside the scope is cancelled anew, the one for the loser too."""
+    async with world("a", "b", watched=False, settings=HEDGING, answer_s=0.01) as live:
+        await learnt(live)
+        for one in live.replicas.values():
+            one.freeze()
+        with anyio.move_on_after(0.5) as scope:
+            await ask(live.pool, predict())
+        assert scope.cancelled_caught
+        await asyncio.sleep(0.01)
         assert sum(one.under_way for one in live.replicas.values()) == 0
         assert len(asyncio.all_tasks()) == 1
 
