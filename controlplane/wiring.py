@@ -106,17 +106,7 @@ class ControlPlane:
             self.fleet = Fleet(self.settings, lambda: self.policy.catalogue, self.clock)
             self.fleet.breakers.listen(self._breaker_moved)
             stack.push_async_callback(self.fleet.aclose)
-            self.choosing = Choosing(
-                self.settings.selection,
-                self.policy,
-                self.fleet,
-                self.ledger,
-                state=self.settings.state,
-                clock=self.clock,
-                metrics=self.metrics,
-            )
-            await anyio.to_thread.run_sync(self.choosing.memory.resume)
-            stack.push_async_callback(self.choosing.memory.end)
+            await self._choices(stack, tasks)
             self.moves = ModelMoves(self.ledger, self.fleet, self.metrics)
             await anyio.to_thread.run_sync(self.moves.resume)
             self.observations = Observations(
@@ -134,7 +124,6 @@ class ControlPlane:
             tasks.start_soon(self.fleet.keep_deployed)
             self.fleet.shadows.observe = self.metrics.observe_shadow
             tasks.start_soon(self.fleet.shadows.run, self.ledger.append)
-            tasks.start_soon(self.choosing.memory.keep)
             gauges = Gauges(
                 metrics=self.metrics,
                 policy=self.policy,
@@ -198,6 +187,20 @@ class ControlPlane:
         await self.spending.begin()
         stack.push_async_callback(anyio.to_thread.run_sync, self.spending.save)
         tasks.start_soon(self.spending.keep)
+
+    async def _choices(self, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup) -> None:
+        self.choosing = Choosing(
+            self.settings.selection,
+            self.policy,
+            self.fleet,
+            self.ledger,
+            state=self.settings.state,
+            clock=self.clock,
+            metrics=self.metrics,
+        )
+        await anyio.to_thread.run_sync(self.choosing.memory.resume)
+        stack.push_async_callback(self.choosing.memory.end)
+        tasks.start_soon(self.choosing.memory.keep)
 
     async def _gateway(self, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup) -> Gateway:
         key = load_commitment_key(self.settings.audit.commitment_key)
