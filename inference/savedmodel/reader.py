@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from inference.savedmodel.graph import SavedModel
 from inference.savedmodel.runtime import Model
@@ -32,13 +33,18 @@ def load(directory: Path) -> Model:
         UnsupportedModel: a real model, but one that needs TensorFlow.
     """
     try:
+        return Model.of(serving_graph(directory))
+    except TensorError as error:
+        raise SavedModelError(f"{directory}: {error}") from error
+
+
+def serving_graph(directory: Path) -> Any:
+    """The ``MetaGraphDef`` tagged ``serve``. Raises ``SavedModelError``."""
+    try:
         saved = parse(SavedModel, (directory / FILE).read_bytes())
     except (OSError, WireError) as error:
         raise SavedModelError(f"{directory}: {error}") from error
     for meta_graph in saved.meta_graphs:
         if "serve" in meta_graph.meta_info_def.tags:
-            try:
-                return Model.of(meta_graph)
-            except TensorError as error:
-                raise SavedModelError(f"{directory}: {error}") from error
+            return meta_graph
     raise SavedModelError(f"{directory} has no graph tagged 'serve'")

@@ -3,7 +3,8 @@
     python -m inference.tfserving.server --model risk=models/risk --port 8500
 
 For one machine and small models. It speaks to the same clients as ``tensorflow_model_server`` and can be replaced by it
-without changing a byte on either side; it has no batching, no REST port and no accelerator.
+without changing a byte on either side; it has no batching and no REST port. Models that numpy cannot run are refused
+when they are loaded; ``--runtime tensorflow`` runs them where TensorFlow is installed.
 """
 
 from __future__ import annotations
@@ -13,18 +14,23 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import grpc
 
+from inference.savedmodel import tensorflow_runtime
+from inference.savedmodel.reader import load
 from inference.tfserving import wire
 from inference.tfserving.answers import answer
-from inference.tfserving.servables import Servables, ServingError
+from inference.tfserving.servables import Runtime, Servables, ServingError
 from inference.tfserving.settings import EmbeddedServerSettings
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 GRACE_S = 2.0
 
@@ -36,6 +42,8 @@ class EmbeddedServer:
         self.settings, self.servables = settings, servables
         self.port = 0
         self._server: Any = None
+        self._in_threads = settings.runtime != "numpy"  # numpy answers sooner than a thread is woken
+        self._changing = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -47,7 +55,7 @@ class EmbeddedServer:
             ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not take half of the calls
         ]
         self._server = grpc.aio.server(options=options)
-        self._server.add_generic_rpc_handlers(tuple(_handlers(self.servables)))
+        self._server.add_generic_rpc_handlers(tuple(self._handlers()))
         self.port = self._server.add_insecure_port(f"{self.settings.host}:{self.settings.port}")
         await self._server.start()
         self._watcher = asyncio.get_running_loop().create_task(self._watch_files())
@@ -61,33 +69,46 @@ class EmbeddedServer:
         while True:
             await asyncio.sleep(self.settings.poll_s)
             try:
-                self.servables.refresh()
+                async with self._changing:
+                    await self._run(self.servables.refresh)
             except Exception:
                 log.exception("looking for new versions failed; what is loaded stays")
 
+    def _handlers(self) -> list[Any]:
+        services: dict[str, dict[str, Any]] = {}
+        for method in wire.METHODS.values():
+            handler: Any = grpc.unary_unary_rpc_method_handler(self._handler(method))
+            services.setdefault(method.service, {})[method.name] = handler
+        return [grpc.method_handlers_generic_handler(service, methods) for service, methods in services.items()]
 
-def _handlers(servables: Servables) -> list[Any]:
-    services: dict[str, dict[str, Any]] = {}
-    for method in wire.METHODS.values():
-        handler: Any = grpc.unary_unary_rpc_method_handler(_handler(servables, method))
-        services.setdefault(method.service, {})[method.name] = handler
-    return [grpc.method_handlers_generic_handler(service, methods) for service, methods in services.items()]
+    def _handler(self, method: wire.Method) -> Callable[[bytes, Any], Awaitable[bytes]]:
+        turn = self._changing if method.name == wire.RELOAD else nullcontext()
+
+        async def handle(body: bytes, context: Any) -> bytes:
+            try:
+                async with turn:
+                    return await self._run(answer, self.servables, method, body)
+            except ServingError as error:
+                await context.abort(CODES[error.code], error.detail)
+                raise
+
+        return handle
+
+    async def _run(self, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.to_thread(act, *args, **kwargs) if self._in_threads else act(*args, **kwargs)
 
 
-def _handler(servables: Servables, method: wire.Method) -> Callable[[bytes, Any], Awaitable[bytes]]:
-    async def handle(body: bytes, context: Any) -> bytes:
-        try:
-            return answer(servables, method, body)
-        except ServingError as error:
-            await context.abort(CODES[error.code], error.detail)
-            raise
-
-    return handle
+def runtime_of(settings: EmbeddedServerSettings) -> Runtime:
+    """Raises ``TensorFlowMissing`` at once rather than at the first model."""
+    if settings.runtime == "numpy":
+        return load
+    tensorflow_runtime.tensorflow()
+    return tensorflow_runtime.load
 
 
 async def serve(settings: EmbeddedServerSettings) -> None:
     """Serve until SIGTERM or SIGINT. Prints ``ready HOST:PORT`` once calls are answered."""
-    servables = Servables()
+    servables = Servables(runtime_of(settings))
     servables.serve_latest(settings.all_models())
     server = EmbeddedServer(settings, servables)
     stopped = asyncio.Event()
@@ -107,16 +128,21 @@ def settings_from(arguments: Sequence[str] | None = None) -> EmbeddedServerSetti
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8500, help="0 takes a free port")
     parser.add_argument("--poll-s", type=float, default=1.0, help="how often to look for new versions, seconds")
+    parser.add_argument("--runtime", choices=("numpy", "tensorflow"), default="numpy", help="what runs the models")
     given = parser.parse_args(arguments)
     models = dict(pair.split("=", 1) for pair in given.model if "=" in pair)
     if len(models) != len(given.model):
         parser.error("--model takes NAME=DIR, each name once")
-    return EmbeddedServerSettings(base=given.base, models=models, host=given.host, port=given.port, poll_s=given.poll_s)
+    chosen = {name: getattr(given, name) for name in ("base", "host", "port", "poll_s", "runtime")}
+    return EmbeddedServerSettings(models=models, **chosen)
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO)
-    asyncio.run(serve(settings_from()))
+    try:
+        asyncio.run(serve(settings_from()))
+    except tensorflow_runtime.TensorFlowMissing as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

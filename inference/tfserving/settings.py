@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
@@ -19,6 +20,9 @@ class EmbeddedServerSettings(BaseModel, frozen=True, extra="forbid"):
     port: int = Field(default=8500, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     base: Path | None = Field(default=None, description="Folder whose sub-folders are models, each with versions.")
     models: Mapping[str, Path] = Field(default_factory=dict, description="Further models: name and folder.")
+    runtime: Literal["numpy", "tensorflow"] = Field(
+        default="numpy", description="What runs the models; tensorflow must be installed for this interpreter."
+    )
     poll_s: float = Field(default=1.0, gt=0, description="How often to look for new versions, in seconds.")
     max_message_bytes: int = Field(default=MESSAGE_BYTES, gt=0, description="Largest request and answer, in bytes.")
 

@@ -3,7 +3,12 @@
 python tensorflow_oracle.py messages                 official messages against ours, in one process
 python tensorflow_oracle.py run DIR X.npy OUT.npz    TensorFlow runs a SavedModel that we wrote
 python tensorflow_oracle.py client HOST:PORT         the official client against a server of ours
+python tensorflow_oracle.py every_rpc HOST:PORT DIR  the official client calls every RPC; DIR is where versions lie
+python tensorflow_oracle.py dtypes HOST:PORT         the official client sends every dtype in both encodings and back
 python tensorflow_oracle.py save DIR                 TensorFlow writes a model with variables
+python tensorflow_oracle.py save_echo DIR            TensorFlow writes a model that gives back what it gets, by dtype
+python tensorflow_oracle.py warmup FILE              TensorFlow reads a warm-up file that we wrote
+python tensorflow_oracle.py config FILE              the official message reads a model file that we wrote
 """
 
 from __future__ import annotations
@@ -22,8 +27,11 @@ from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
     model_management_pb2,
+    model_service_pb2_grpc,
     predict_pb2,
+    prediction_log_pb2,
     prediction_service_pb2_grpc,
     regression_pb2,
 )
@@ -37,6 +45,9 @@ PAIRS = [
     (classification_pb2.ClassificationResponse, wire.ClassificationResponse),
     (regression_pb2.RegressionRequest, wire.RegressionRequest),
     (regression_pb2.RegressionResponse, wire.RegressionResponse),
+    (inference_pb2.MultiInferenceRequest, wire.MultiInferenceRequest),
+    (inference_pb2.MultiInferenceResponse, wire.MultiInferenceResponse),
+    (prediction_log_pb2.PredictionLog, wire.PredictionLog),
     (get_model_metadata_pb2.GetModelMetadataRequest, wire.GetModelMetadataRequest),
     (get_model_metadata_pb2.GetModelMetadataResponse, wire.GetModelMetadataResponse),
     (get_model_metadata_pb2.SignatureDefMap, wire.SignatureDefMap),
@@ -147,6 +158,155 @@ def client(target: str) -> dict[str, Any]:
     }
 
 
+DTYPES = {
+    "float": "f4",
+    "double": "f8",
+    "int32": "i4",
+    "uint8": "u1",
+    "int16": "i2",
+    "int8": "i1",
+    "string": "O",
+    "complex64": "c8",
+    "int64": "i8",
+    "bool": "?",
+    "bfloat16": "bfloat16",
+    "uint16": "u2",
+    "complex128": "c16",
+    "half": "f2",
+    "uint32": "u4",
+    "uint64": "u8",
+}
+
+
+def sample(name: str) -> Any:
+    if name == "string":
+        return np.array([[b"a", b"\xff\x00"], [b"", b"bc"]], object)
+    dtype = tf.bfloat16.as_numpy_dtype if name == "bfloat16" else np.dtype(DTYPES[name])
+    array = np.array([[0, 1], [2, 100]]).astype(dtype)
+    return array + 1j * array if name.startswith("complex") else array
+
+
+def dtypes(target: str) -> dict[str, Any]:
+    """Every dtype there and back: as ``tensor_content`` and as values, whole, one element, and none."""
+    import grpc  # noqa: PLC0415  only the clients need it
+
+    faults, sent = [], 0
+    with grpc.insecure_channel(target) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        for name in DTYPES:
+            whole = sample(name)
+            for array in (whole, whole[:1, :1], whole[:0], whole[1, 1]):
+                for encode in (_by_content, _by_values):
+                    request = predict_pb2.PredictRequest()
+                    request.model_spec.name, request.model_spec.signature_name = "echo", name
+                    request.inputs["x"].CopyFrom(encode(array, name))
+                    back = tf.make_ndarray(stub.Predict(request, timeout=30).outputs["y"])
+                    sent += 1
+                    expected = np.asarray(array, whole.dtype)
+                    if back.dtype != expected.dtype or not np.array_equal(back, expected):
+                        faults.append(f"{name} {encode.__name__} {array!r}: {back!r}")
+    return {"sent": sent, "faults": faults}
+
+
+def _by_content(array: Any, name: str) -> Any:
+    proto = tf.make_tensor_proto(array, dtype=tf.as_dtype(name))
+    if name != "string":
+        empty = type(proto)(dtype=proto.dtype, tensor_shape=proto.tensor_shape)
+        empty.tensor_content = np.ascontiguousarray(array).tobytes()
+        return empty
+    return proto
+
+
+def _by_values(array: Any, name: str) -> Any:
+    from tensorflow.python.framework import tensor_util  # noqa: PLC0415  TensorFlow's own way to fill the value fields
+
+    array = np.asarray(array)
+    proto = tf.make_tensor_proto(array, dtype=tf.as_dtype(name))
+    values = type(proto)(dtype=proto.dtype, tensor_shape=proto.tensor_shape)
+    if name == "string":
+        values.string_val.extend(array.ravel().tolist())
+    else:
+        tensor_util.GetNumpyAppendFn(array.dtype)(values, array.ravel())
+    return values
+
+
+def every_rpc(target: str, base: str) -> dict[str, Any]:
+    """The official client and stubs, all seven RPCs, against a server of ours that serves ``risk`` from ``base``."""
+    import grpc  # noqa: PLC0415  only the clients need it
+
+    with grpc.insecure_channel(target) as channel:
+        serving = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        managing = model_service_pb2_grpc.ModelServiceStub(channel)
+        predicted = client(target)
+        several = inference_pb2.MultiInferenceRequest(input=_examples())
+        for word in ("classify", "regress"):
+            task = several.tasks.add(method_name=f"tensorflow/serving/{word}")
+            task.model_spec.name, task.model_spec.signature_name = "risk", word
+        classify = classification_pb2.ClassificationRequest(input=_examples())
+        regress = regression_pb2.RegressionRequest(input=_examples())
+        for request, word in ((classify, "classify"), (regress, "regress")):
+            request.model_spec.name, request.model_spec.signature_name = "risk", word
+        status = get_model_status_pb2.GetModelStatusRequest()
+        status.model_spec.name = "risk"
+        status.model_spec.version.value = 0
+        reload = model_management_pb2.ReloadConfigRequest()
+        config = reload.config.model_config_list.config.add(name="risk", base_path=base, model_platform="tensorflow")
+        config.model_version_policy.specific.versions.append(1)
+        config.version_labels["stable"] = 1
+        together = serving.MultiInference(several, timeout=30).results
+        return {
+            "predict": predicted["probabilities"],
+            "classify": _classes(serving.Classify(classify, timeout=30).result),
+            "regress": [one.value for one in serving.Regress(regress, timeout=30).result.regressions],
+            "together": [
+                _classes(together[0].classification_result),
+                [one.value for one in together[1].regression_result.regressions],
+            ],
+            "answered_by": [one.model_spec.signature_name for one in together],
+            "signatures": predicted["signatures"],
+            "status": [
+                (one.version, one.state) for one in managing.GetModelStatus(status, timeout=30).model_version_status
+            ],
+            "reload": managing.HandleReloadConfigRequest(reload, timeout=30).status.error_code,
+        }
+
+
+def _examples() -> Any:
+    from tensorflow_serving.apis import input_pb2  # noqa: PLC0415  grouped with its one use
+
+    given = input_pb2.Input()
+    for row in ([1, 2, 3, 4], [-1, 0, 1, 0.5]):
+        given.example_list.examples.add().MergeFromString(_example(row))
+    return given
+
+
+def _classes(result: Any) -> list[list[tuple[str, float]]]:
+    return [[(one.label, one.score) for one in row.classes] for row in result.classifications]
+
+
+def warmup(file: str) -> dict[str, Any]:
+    logs = [prediction_log_pb2.PredictionLog.FromString(raw.numpy()) for raw in tf.data.TFRecordDataset(file)]
+    inputs = [tf.make_ndarray(log.predict_log.request.inputs["x"]).tolist() for log in logs]
+    return {"kinds": [log.WhichOneof("log_type") for log in logs], "inputs": inputs}
+
+
+def config(file: str) -> dict[str, Any]:
+    from google.protobuf import text_format  # noqa: PLC0415  only this mode needs it
+    from tensorflow_serving.config import model_server_config_pb2  # noqa: PLC0415  likewise
+
+    read = text_format.Parse(Path(file).read_text("utf-8"), model_server_config_pb2.ModelServerConfig())
+    return {one.name: dict(one.version_labels) for one in read.model_config_list.config}
+
+
+def save_echo(directory: str) -> dict[str, Any]:
+    module, signatures = tf.Module(), {}
+    for name in DTYPES:
+        spec = tf.TensorSpec(None, tf.as_dtype(name), name="x")
+        signatures[name] = tf.function(lambda x: {"y": tf.identity(x)}).get_concrete_function(x=spec)
+    tf.saved_model.save(module, directory, signatures=signatures)
+    return {}
+
+
 def save(directory: str) -> dict[str, Any]:
     module = tf.Module()
     module.weight = tf.Variable([[1.0], [2.0]])
@@ -155,6 +315,8 @@ def save(directory: str) -> dict[str, Any]:
     return {}
 
 
+MODES = {each.__name__: each for each in (messages, run, client, every_rpc, dtypes, save, save_echo, warmup, config)}
+
 if __name__ == "__main__":
     mode, *arguments = sys.argv[1:]
-    print("answer:" + json.dumps({"messages": messages, "run": run, "client": client, "save": save}[mode](*arguments)))  # noqa: T201  the answer to whoever started us
+    print("answer:" + json.dumps(MODES[mode](*arguments)))  # noqa: T201  the answer to whoever started us
