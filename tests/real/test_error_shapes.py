@@ -27,7 +27,7 @@ import pytest
 from inference.savedmodel import export_mlp
 from inference.tfserving import wire
 from inference.tfserving.predict import encode_predict
-from tests.real.conftest import KEY, QUEUE, RunningVllm
+from tests.real.conftest import KEY, QUEUE, ROOT, RunningVllm
 from tests.real.vllm_gate import Gate, running_before, running_gate
 
 vllm_is_real = pytest.mark.real("vllm")
@@ -177,17 +177,30 @@ class Served:
     pid: int
 
 
-@pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+@pytest.fixture(scope="module", params=["numpy", pytest.param("tensorflow", marks=pytest.mark.real("tensorflow"))])
+def embedded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The embedded server on either runtime; with TensorFlow's it runs where TensorFlow is installed."""
+    python = sys.executable if request.param == "numpy" else python_with_tensorflow()
     base = tmp_path_factory.mktemp("models") / "risk"
     random = np.random.default_rng(1)
     layers: list[Any] = [(random.normal(size=(2, 3)), random.normal(size=3))]
     export_mlp(base / "1", layers, feature_names=["a", "b"], class_names=["x", "y", "z"])
-    command = [sys.executable, "-m", "inference.tfserving.server", "--model", f"risk={base}", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    command = [python, "-m", "inference.tfserving.server", "--model", f"risk={base}", "--port", "0"]
+    command += [] if request.param == "numpy" else ["--runtime", request.param]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         assert server.stdout is not None
-        yield Served(server.stdout.readline().split()[1], base, server.pid)
-        server.terminate()
+        try:
+            yield Served(server.stdout.readline().split()[1], base, server.pid)
+        finally:
+            server.terminate()
+
+
+def python_with_tensorflow() -> str:
+    python = ROOT / ".venv-tensorflow/bin/python"
+    needed = "import tensorflow, grpc, anyio, pydantic"
+    if not python.exists() or subprocess.run([python, "-c", needed], capture_output=True, check=False).returncode:
+        pytest.skip("no .venv-tensorflow with TensorFlow, grpcio, anyio and pydantic in it")
+    return str(python)
 
 
 @pytest.fixture
