@@ -94,12 +94,15 @@ def _spec_of(operation: str, request: Any) -> Any:
 def _arguments(operation: str, request: Any, spec: Any, layout: str) -> dict[str, Any]:
     """``signature``, ``rows`` and the names of ``inputs``; ``layout`` is how a REST caller wants its answer.
 
-    Where several signatures are asked at once, ``signature`` is all of them, sorted, with commas between.
+    Where several are asked at once they are ``signatures``, and ``signature`` is missing: a rule that reads it denies.
     """
     arguments: dict[str, Any] = {}
     if ACTIONS[operation] == "infer":
-        asked = [task.model_spec for task in request.tasks] if operation == "MultiInference" else [spec]
-        arguments["signature"] = ",".join(sorted(one.signature_name or wire.DEFAULT_SIGNATURE for one in asked))
+        if operation == "MultiInference":
+            names = {task.model_spec.signature_name or wire.DEFAULT_SIGNATURE for task in request.tasks}
+            arguments["signatures"] = sorted(names)
+        else:
+            arguments["signature"] = spec.signature_name or wire.DEFAULT_SIGNATURE
         arguments |= _predict_arguments(request) if operation == "Predict" else _example_arguments(request)
     return arguments | ({"layout": layout} if layout else {})
 

@@ -215,7 +215,7 @@ async def test_several_inferences_are_one_call_of_one_model(rig, client: Client)
     await client.call("MultiInference", tasks("risk", "risk", versions=(3, 3)))
     call = rig.backend.calls[0].call
     assert (call.action, call.resource, call.version) == ("infer", "/model/risk", 3)
-    assert call.arguments == {"signature": "a,b", "rows": 1, "inputs": ["age"]}
+    assert call.arguments == {"signatures": ["a", "b"], "rows": 1, "inputs": ["age"]}
 
 
 @pytest.mark.parametrize(
