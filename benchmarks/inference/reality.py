@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 from benchmarks.inference.agents import Agents, Figures, Prompt, Seen, Talk, completion, heading, timed
 from benchmarks.inference.routing import POLICIES, Policy, simulated
@@ -32,7 +32,7 @@ from inference.openai_http.settings import VllmSettings
 from inference.routing import LoadSource, ReplicaPool
 from inference.vllm import VllmBackend
 
-SHORT_TOKENS, LONG_TOKENS, ANSWER_TOKENS, AT_ONCE, TIMES = 64, 640, 128, 12, 12
+SHORT_TOKENS, LONG_TOKENS, ANSWER_TOKENS, AT_ONCE, TIMES = 64, 640, 128, 12, 20
 KV_TOKENS = 64 * 1024 * 1024 // 1024  # the tiny model keeps 1 KiB for each token
 BLOCK_TOKENS, MAX_SEQUENCES = 32, 16  # as examples/tiny_llm/serve.py starts it
 COMPARED = ("round robin", "least loaded + prefix")
@@ -68,7 +68,7 @@ class Measuring:
         prompt = self._prompt(LONG_TOKENS)
         told = await timed(self.backends[0], completion("ratio", prompt, 1))
         self.bytes_per_token = len(prompt) / told.prompt_tokens
-        short, long = [await self._first_byte_s(tokens) for tokens in (SHORT_TOKENS, LONG_TOKENS)]
+        short, long = await self._first_bytes_s(SHORT_TOKENS, LONG_TOKENS)
         alone_s, together_s = await self._token_s(1), await self._token_s(AT_ONCE)
         prefill_token_s = max(0.0, (long - short) / (LONG_TOKENS - SHORT_TOKENS))
         sequence_s = max(0.0, (together_s - alone_s) / (AT_ONCE - 1))
@@ -83,9 +83,13 @@ class Measuring:
             block_tokens=BLOCK_TOKENS,
         )
 
-    async def _first_byte_s(self, tokens: int) -> float:
-        seen = [one for _ in range(TIMES) for one in await self._each(tokens, 1, 1)]
-        return median(one.first_byte_s for one in seen)
+    async def _first_bytes_s(self, *sizes: int) -> list[float]:
+        """Lower quartiles, taken in turn: what else runs on the machine comes and goes, and only ever adds."""
+        spans: dict[int, list[float]] = {tokens: [] for tokens in sizes}
+        for _ in range(TIMES):
+            for tokens in sizes:
+                spans[tokens] += [one.first_byte_s for one in await self._each(tokens, 1, 1)]
+        return [quantiles(each, n=4)[0] for each in spans.values()]
 
     async def _token_s(self, at_once: int) -> float:
         seen = [one for _ in range(3) for one in await self._each(SHORT_TOKENS, ANSWER_TOKENS, at_once)]
