@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
 
 import anyio
 
 from controlplane.clock import Clock
 from controlplane.policy import Catalogue, ModelEntry
+from controlplane.pools import Pools, ReplicaView
 from controlplane.resilience.breakers import Breakers, GuardedByVersion
 from controlplane.resilience.cache import AnswerCache
 from controlplane.resilience.ladder import FallbackLadder
@@ -23,28 +25,46 @@ from controlplane.shadow import Shadows
 from controlplane.versions import AtVersion, versions_for
 from inference.backend import Backend, BackendRequest
 from inference.errors import BackendError, BackendUnavailable
-from inference.routing import ReplicaPool
 from inference.tfserving.backend import TfServingBackend
 from inference.tfserving.deployment import Deployment, DeploymentError
-from inference.tfserving.replica import ReplicaBackend
 from inference.tfserving.settings import DeploymentSettings
 from inference.tfserving.signatures import DeployedSignatures, Signature
-from inference.vllm import VllmBackend
 
 DEPLOYMENT_CHECK_S = 5.0
 DEPLOYMENT_RETRY_S = 0.5
 log = logging.getLogger(__name__)
 
 
+class Layers(Protocol):
+    """What stands around a model besides its breaker and its ladder; ``controlplane.adapting`` has it."""
+
+    def adapted(self, plain: Mapping[str, Backend]) -> Mapping[str, Backend]: ...
+    def queued(self, model: str, backend: Backend) -> Backend: ...
+
+
+class Bare:
+    """No layers."""
+
+    def adapted(self, plain: Mapping[str, Backend]) -> Mapping[str, Backend]:
+        return plain
+
+    def queued(self, model: str, backend: Backend) -> Backend:  # noqa: ARG002  the shape of every layer
+        return backend
+
+
 class Fleet:
     """``catalogue`` may answer with another object after a reload of policy; ladders follow it."""
 
-    def __init__(self, settings: Settings, catalogue: Callable[[], Catalogue], clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, catalogue: Callable[[], Catalogue], clock: Clock, layers: Layers | None = None
+    ) -> None:
         self._settings, self._catalogue, self._clock = settings, catalogue, clock
+        self._layers = layers or Bare()
         self.breakers = Breakers(self._breaker_settings, clock.monotonic)
         self.deployments: dict[str, Deployment] = {}
         self.shadows = Shadows(settings.shadow, wall_clock=clock.wall)
-        self._servers: list[VllmBackend | TfServingBackend] = []
+        self.pools = Pools()
+        self._servers: list[TfServingBackend] = []
         self._guarded: dict[str, Backend] = {}
         self._signatures: dict[str, DeployedSignatures] = {}
         for name, each in settings.backends.items():
@@ -108,7 +128,13 @@ class Fleet:
                 for replica in deployment.replicas:
                     tasks.start_soon(self._keep, name, replica)
 
+    def replicas(self) -> list[ReplicaView]:
+        """Every server of every backend, as it is just now."""
+        entries = self._catalogue().models.values()
+        return list(self.pools.views(lambda backend: [one.name for one in entries if one.backend == backend]))
+
     async def aclose(self) -> None:
+        await self.pools.aclose()
         for server in self._servers:
             await server.aclose()
 
@@ -122,9 +148,8 @@ class Fleet:
 
     def _add(self, name: str, each: OpenAiBackend | TfServingModels) -> None:
         if isinstance(each, OpenAiBackend):
-            chat = VllmBackend(each)
-            self._servers.append(chat)
-            self._guarded[name] = GuardedByVersion(chat, self.breakers, self._clock.monotonic)
+            pool = self.pools.of_openai(name, each)
+            self._guarded[name] = GuardedByVersion(pool, self.breakers, self._clock.monotonic)
             return
         servers = {one: TfServingBackend(each.model_copy(update={"target": one})) for one in each.all_targets()}
         self._servers += servers.values()
@@ -133,20 +158,21 @@ class Fleet:
             DeploymentSettings(file=file, models=each.models), servers, self._clock.monotonic
         )
         signatures = self._signatures[name] = DeployedSignatures(deployment)
-        replicas = {one: ReplicaBackend(servers[one], replica) for one, replica in deployment.replicas.items()}
-        pool = ReplicaPool(replicas, serves=deployment.serves_at)
+        pool = self.pools.of_tfserving(name, each, servers, deployment)
         guarded = GuardedByVersion(pool, self.breakers, self._clock.monotonic)
         self._guarded[name] = AtVersion(guarded, deployment, signatures, self.shadows)
 
     def _build(self, models: Mapping[str, ModelEntry]) -> dict[str, Backend]:
-        primaries = {name: self._guarded[e.backend] for name, e in models.items() if e.backend in self._guarded}
-        rungs = {name: models[name].fallback for name in primaries}
+        """From the outside in: saved answers, the line before a busy server, the ladder, the lighter tier, versions."""
+        plain = {name: self._guarded[e.backend] for name, e in models.items() if e.backend in self._guarded}
+        rungs, primaries = {name: models[name].fallback for name in plain}, self._layers.adapted(plain)
+        settings, now = self._settings.fallback, self._clock.monotonic
         ladders = {
-            name: FallbackLadder(primary, rungs, primaries, self._cache, self._settings.fallback, self._clock.monotonic)
+            name: self._layers.queued(name, FallbackLadder(primary, rungs, primaries, self._cache, settings, now))
             for name, primary in primaries.items()
         }
         answers = self.answers
-        return dict(ladders) if answers is None else {n: CachedBackend(each, answers) for n, each in ladders.items()}
+        return ladders if answers is None else {name: CachedBackend(each, answers) for name, each in ladders.items()}
 
     def _breaker_settings(self, target: str) -> BreakerSettings:
         """A chat is slow by its first token, a prediction by its answer."""

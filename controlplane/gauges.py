@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import anyio
 
 from audit import SqliteLedger
+from controlplane.adapting import Adapting
 from controlplane.fleet import Fleet
 from controlplane.observations import Observations
 from controlplane.policy import BundlePolicy
@@ -25,6 +26,7 @@ class Gauges:
     policy: BundlePolicy
     ledger: SqliteLedger
     fleet: Fleet
+    adapting: Adapting
     observations: Observations
     answers: MemoryStore
     wall_clock: Callable[[], float]
@@ -45,6 +47,7 @@ class Gauges:
         self._report_policy()
         for breaker in self.fleet.breakers.snapshot():
             self.metrics.observe_breaker(upstream=breaker.name, state=breaker.state.value)
+        self.adapting.report()
         dropped = self.observations.dropped
         self.metrics.observe_observation_dropped(dropped - self._dropped)
         self._dropped = dropped

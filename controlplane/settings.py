@@ -12,11 +12,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, HttpUrl, ValidationError, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as EnvironmentError_
 
 from audit import AuditSettings
+from controlplane.adaptation.settings import AdaptationSettings
+from controlplane.admission.settings import AdmissionSettings
 from controlplane.console.settings import ConsoleSettings
 from controlplane.cost.settings import CostSettings
 from controlplane.identity.settings import IdentitySettings
@@ -29,6 +31,7 @@ from controlplane.shadow import ShadowSettings
 from controlplane.shared_state import RedisSettings
 from controlplane.telemetry.settings import TelemetrySettings
 from inference.openai_http.settings import VllmSettings
+from inference.routing import RoutingSettings
 from inference.selection.settings import SelectionSettings
 from inference.tfserving.settings import TfServingSettings
 
@@ -69,6 +72,7 @@ class TfServingModels(TfServingSettings, frozen=True, extra="forbid"):
     models: dict[str, str] = Field(
         default_factory=dict, description="Models it serves: name and base path, as the model server sees the path."
     )
+    routing: RoutingSettings = RoutingSettings()
 
 
 class OpenAiBackend(VllmSettings, frozen=True, extra="forbid"):
@@ -76,6 +80,24 @@ class OpenAiBackend(VllmSettings, frozen=True, extra="forbid"):
     slow_first_token_s: float = Field(
         5.0, gt=0, description="Seconds to the first token from which a chat counts as slow for its breaker."
     )
+    replicas: tuple[HttpUrl, ...] = Field(
+        (), description="Further servers of the same model, each like base_url; calls are spread over all of them."
+    )
+    probe: Literal["auto", "chat", "completions", "embeddings", "none"] = Field(
+        "auto",
+        description="The smallest work that shows whether a silent server still moves: one token, or one embedding. "
+        "auto asks a vllm for a chat and everybody else for nothing, since others may charge for it.",
+    )
+    routing: RoutingSettings = RoutingSettings()
+
+    def urls(self) -> tuple[HttpUrl, ...]:
+        return tuple(dict.fromkeys((self.base_url, *self.replicas)))
+
+    def probed_by(self) -> str:
+        """The operation of the probe, "" for none."""
+        if self.probe == "auto":
+            return "chat" if self.dialect == "vllm" else ""
+        return "" if self.probe == "none" else self.probe
 
 
 class ObservationSettings(BaseModel, frozen=True, extra="forbid"):
@@ -115,6 +137,8 @@ class Settings(BaseSettings):
     console: ConsoleSettings = ConsoleSettings()
     observations: ObservationSettings = ObservationSettings()
     selection: SelectionSettings = SelectionSettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    adaptation: AdaptationSettings = AdaptationSettings()
     registry: Path | None = Field(None, description="YAML file of tools and MCP servers; none: there are none.")
     backends: dict[str, AnyBackend] = Field(
         default_factory=dict, description="Model servers by the name that the policy catalogue uses."

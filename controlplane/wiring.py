@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Mount, Router
 from starlette.types import ASGIApp
 
 from audit import AuditUnavailable, LedgerReader, SqliteLedger, commitment, load_commitment_key
+from controlplane.adapting import Adapting
 from controlplane.choosing import Choosing
 from controlplane.clock import Clock
 from controlplane.console.api import build as console
@@ -103,12 +104,20 @@ class ControlPlane:
             await stack.enter_async_context(self.identity)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
-            self.fleet = Fleet(self.settings, lambda: self.policy.catalogue, self.clock)
+            self.adapting = Adapting(
+                self.settings.admission,
+                self.settings.adaptation,
+                self.policy,
+                clock=self.clock,
+                metrics=self.metrics,
+            )
+            self.fleet = Fleet(self.settings, lambda: self.policy.catalogue, self.clock, self.adapting)
             self.fleet.breakers.listen(self._breaker_moved)
             stack.push_async_callback(self.fleet.aclose)
             await self._choices(stack, tasks)
             self.moves = ModelMoves(self.ledger, self.fleet, self.metrics)
             await anyio.to_thread.run_sync(self.moves.resume)
+            await anyio.to_thread.run_sync(self._begin_adapting)
             self.observations = Observations(
                 self.settings.observations,
                 lambda call: self.fleet.version_meant(call.resource.rpartition("/")[2], call.version, call.label),
@@ -122,6 +131,8 @@ class ControlPlane:
             self.grpc_port = await self._grpc(stack)
             tasks.start_soon(self.policy.watch)
             tasks.start_soon(self.fleet.keep_deployed)
+            tasks.start_soon(self.fleet.pools.watch)
+            tasks.start_soon(self.adapting.loop.run)
             self.fleet.shadows.observe = self.metrics.observe_shadow
             tasks.start_soon(self.fleet.shadows.run, self.ledger.append)
             gauges = Gauges(
@@ -129,6 +140,7 @@ class ControlPlane:
                 policy=self.policy,
                 ledger=self.ledger,
                 fleet=self.fleet,
+                adapting=self.adapting,
                 observations=self.observations,
                 answers=self.answers.memory,
                 wall_clock=self.clock.wall,
@@ -318,6 +330,15 @@ class ControlPlane:
         public = self.settings.server.public_url.rstrip("/")
         return protected_resource_metadata(
             self.settings.identity, resource=f"{public}/{resource}" if resource else None
+        )
+
+    def _begin_adapting(self) -> None:
+        self.adapting.begin(
+            self.ledger,
+            self.fleet.breakers,
+            drift_states=lambda: {name: moved.state.value for name, moved in self.moves.states.items()},
+            reviews=lambda: list(self.choosing.selector.reviews.values()),
+            replicas=self.fleet.replicas,
         )
 
     def _breaker_moved(self, moved: Transition) -> None:

@@ -72,7 +72,7 @@ class FallbackLadder:
             if fallen is None:
                 raise
             return fallen
-        if descent.key is None or reply.status != HTTPStatus.OK:
+        if descent.key is None or reply.status != HTTPStatus.OK or reply.rung != "primary":
             return reply
         remembering = aclosing(self._remembering(reply, descent.key))
         return replace(reply, chunks=await stack.enter_async_context(remembering))

@@ -114,7 +114,7 @@ class World:
         }
         backends = {
             "tfs": {"kind": "tfserving", "target": f"127.0.0.1:{rpc}", "models": {"risk": "/models/risk"}},
-            "vllm": {"kind": "openai", "base_url": f"http://127.0.0.1:{http}/v1"},
+            "vllm": {"kind": "openai", "base_url": f"http://127.0.0.1:{http}/v1", "probe": "none"},
         }
         return {
             "state": str(folder / "state"),
@@ -125,6 +125,7 @@ class World:
             "registry": str(folder / "registry.yaml"),
             "timeouts": dict.fromkeys(TIMEOUTS, self.timeout_s),
             "backends": backends,
+            "adaptation": {"enabled": False},  # a full machine would be throttled, as it should be
         }
 
     async def begin_ledger(self) -> None:
