@@ -50,6 +50,13 @@ test: install ## run the tests; absent real components are skipped and named
 	@$(UV) pip install --quiet --python .venv-tensorflow/bin/python --no-deps tensorflow-serving-api==2.21.0
 	@touch $@
 
+.venv-transformers/installed: | $(UV)
+	@echo "· transformers serve on the CPU, for tests only (1.2 GB)"
+	@$(PYTHON) -m venv .venv-transformers
+	@.venv-transformers/bin/pip install --quiet --disable-pip-version-check torch==2.13.0+cpu \
+		'transformers[serving]==5.19.0' accelerate==1.15.0 requests==2.34.2
+	@touch $@
+
 .venv-litellm/installed: | $(UV)
 	@$(PYTHON) -m venv .venv-litellm
 	@$(UV) pip install --quiet --python .venv-litellm/bin/python 'litellm[proxy]==1.106.2'
@@ -64,7 +71,7 @@ test: install ## run the tests; absent real components are skipped and named
 demo-llm: install .venv-vllm/installed ## the demo with vLLM for CPU and a tiny local model beside it
 	@$(BIN)/python -m examples.demo --llm
 
-test-real: install .venv-vllm/installed .venv-tensorflow/installed .venv-mcp/installed ## the tests that meet real vLLM, TensorFlow, MCP conformance, Prometheus, Chromium
+test-real: install .venv-vllm/installed .venv-tensorflow/installed .venv-transformers/installed .venv-mcp/installed ## the tests that meet real vLLM, transformers, TensorFlow, MCP conformance, Prometheus, Chromium
 	@$(BIN)/python -m pytest -m real -rs
 
 bench: install .venv-litellm/installed ## wrk against stub, bare pass-through, gateway and LiteLLM, in one run
@@ -83,4 +90,4 @@ lock: ## resolve pyproject.toml again into requirements.lock and bootstrap.lock 
 		--group build --group demo --group dev $(COMPILE) -o requirements.lock
 
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-vllm .venv-tensorflow .venv-litellm .venv-mcp var .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-tensorflow .venv-transformers .venv-litellm .venv-mcp var .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,13 +10,11 @@ import anyio
 
 from controlplane.settings import OpenAiBackend, TfServingModels
 from inference.backend import Backend
-from inference.openai_http.load import VllmLoad
-from inference.openai_http.probe import OneToken
 from inference.routing import ReplicaPool, ReplicaStatus, State
+from inference.routing.vllm import VllmPool
 from inference.tfserving.backend import TfServingBackend
 from inference.tfserving.deployment import Deployment
 from inference.tfserving.replica import ReplicaBackend
-from inference.vllm import VllmBackend
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +54,23 @@ class Pools:
     """Every pool of the gateway by the name of its backend. Close it when done."""
 
     def __init__(self) -> None:
-        self._pools: dict[str, ReplicaPool] = {}
+        self._pools: dict[str, ReplicaPool | VllmPool] = {}
         self._closing = AsyncExitStack()
 
     def of_openai(self, name: str, each: OpenAiBackend) -> Backend:
         """Servers that answer alike, one for each URL."""
-        servers, loads, probes = {}, {}, {}
-        for url in each.urls():
-            settings = each.model_copy(update={"base_url": url})
-            key = f"{url.host}:{url.port}"
-            server = servers[key] = VllmBackend(settings)
-            self._closing.push_async_callback(server.aclose)
-            if each.dialect == "vllm":
-                loads[key] = VllmLoad(settings)
-                self._closing.push_async_callback(loads[key].aclose)
-            if probe := each.probed_by():
-                probes[key] = OneToken(server, each.served_model, probe)
-        return self._add(name, ReplicaPool(servers, each.routing, probes=probes, loads=loads))
+        urls = {f"{url.host}:{url.port}": url for url in (each.base_url, *each.replicas)}
+        pool = self._pools[name] = VllmPool(each, urls, each.watched())
+        self._closing.push_async_callback(pool.aclose)
+        return pool
 
     def of_tfserving(
         self, name: str, each: TfServingModels, servers: Mapping[str, TfServingBackend], deployment: Deployment
     ) -> Backend:
         """Servers that are told to serve the same. Who is away is known by the deployment, which asks all the time."""
         replicas = {one: ReplicaBackend(servers[one], replica) for one, replica in deployment.replicas.items()}
-        return self._add(name, ReplicaPool(replicas, each.routing, serves=deployment.serves_at))
+        pool = self._pools[name] = ReplicaPool(replicas, each.routing, serves=deployment.serves_at)
+        return pool
 
     def views(self, models_of: Callable[[str], Collection[str]]) -> Iterator[ReplicaView]:
         """Inside the running event loop. ``models_of`` gives the models of a backend."""
@@ -96,7 +87,3 @@ class Pools:
 
     async def aclose(self) -> None:
         await self._closing.aclose()
-
-    def _add(self, name: str, pool: ReplicaPool) -> ReplicaPool:
-        self._pools[name] = pool
-        return pool

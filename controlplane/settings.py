@@ -83,21 +83,14 @@ class OpenAiBackend(VllmSettings, frozen=True, extra="forbid"):
     replicas: tuple[HttpUrl, ...] = Field(
         (), description="Further servers of the same model, each like base_url; calls are spread over all of them."
     )
-    probe: Literal["auto", "chat", "completions", "embeddings", "none"] = Field(
-        "auto",
-        description="The smallest work that shows whether a silent server still moves: one token, or one embedding. "
-        "auto asks a vllm for a chat and everybody else for nothing, since others may charge for it.",
-    )
     routing: RoutingSettings = RoutingSettings()
 
-    def urls(self) -> tuple[HttpUrl, ...]:
-        return tuple(dict.fromkeys((self.base_url, *self.replicas)))
-
-    def probed_by(self) -> str:
-        """The operation of the probe, "" for none."""
-        if self.probe == "auto":
-            return "chat" if self.dialect == "vllm" else ""
-        return "" if self.probe == "none" else self.probe
+    def watched(self) -> RoutingSettings:
+        """Others than vLLM publish no metrics that we read, and may charge for a probe."""
+        if self.dialect == "vllm":
+            return self.routing
+        watch = self.routing.watch.model_copy(update={"metrics": False, "probe": "none"})
+        return self.routing.model_copy(update={"watch": watch})
 
 
 class ObservationSettings(BaseModel, frozen=True, extra="forbid"):

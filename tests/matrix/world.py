@@ -30,6 +30,7 @@ EVERYTHING = ["/model", "/model/**", "/tool/**", "/mcp/**", "/feedback"]
 PATIENCE_S = 20  # for what happens at once on a machine that has nothing else to do
 CALL_KINDS = ("intent", "deny", "outcome")
 BEGINNING = 2  # of these in every ledger before its first call here
+UNWATCHED = {"watch": {"metrics": False, "probe": "none"}}  # what reaches the upstream is what a call sent there
 TIMEOUTS = ("model_s", "tool_s", "mcp_s")
 DRAIN_S = 5
 
@@ -114,7 +115,7 @@ class World:
         }
         backends = {
             "tfs": {"kind": "tfserving", "target": f"127.0.0.1:{rpc}", "models": {"risk": "/models/risk"}},
-            "vllm": {"kind": "openai", "base_url": f"http://127.0.0.1:{http}/v1", "probe": "none"},
+            "vllm": {"kind": "openai", "base_url": f"http://127.0.0.1:{http}/v1", "routing": UNWATCHED},
         }
         return {
             "state": str(folder / "state"),

@@ -23,7 +23,7 @@ from controlplane.gateway.gateway import Admission
 from controlplane.gateway.problems import Problem
 from inference.backend import BackendReply
 
-FORWARDED = frozenset({b"accept", b"content-type", b"x-stainless-retry-count", b"user-agent"})
+FORWARDED = frozenset({b"accept", b"content-type", b"x-stainless-retry-count", b"user-agent", b"x-model-constraints"})
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 NO_RETRY_BELOW = 500
 JSON = (("content-type", "application/json"),)
