@@ -6,10 +6,10 @@ Fails closed: what cannot be made durable within the stall limit is refused with
 """
 
 from audit.entry import (
+    Commitments,
     LedgerHead,
     LedgerReceipt,
     Record,
-    commitment,
     new_event_id,
 )
 from audit.errors import (
@@ -24,6 +24,7 @@ from audit.errors import (
     RecordRefused,
 )
 from audit.keys import load_commitment_key
+from audit.ledger import Ledger, Pairing
 from audit.log import SqliteLedger
 from audit.reader import LedgerReader
 from audit.settings import AuditSettings
@@ -32,19 +33,21 @@ __all__ = [
     "AuditError",
     "AuditSettings",
     "AuditUnavailable",
+    "Commitments",
     "IntentAlreadyOpen",
     "IntentNotOpen",
     "KeyRefused",
+    "Ledger",
     "LedgerCorrupt",
     "LedgerHead",
     "LedgerInUse",
     "LedgerReader",
     "LedgerReceipt",
     "NoteRefused",
+    "Pairing",
     "Record",
     "RecordRefused",
     "SqliteLedger",
-    "commitment",
     "load_commitment_key",
     "new_event_id",
 ]

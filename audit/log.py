@@ -156,6 +156,11 @@ class SqliteLedger:
         return self._head
 
     @property
+    def waiting(self) -> int:
+        """Records that are on their way to the disk."""
+        return len(self._waiting)
+
+    @property
     def is_writable(self) -> bool:
         return self._trouble is None
 

@@ -52,6 +52,7 @@ class Gauges:
         self.metrics.observe_observation_dropped(dropped - self._dropped)
         self._dropped = dropped
         self.metrics.observe_response_cache_bytes(self.answers.size_bytes)
+        self.metrics.observe_ledger_queue(self.ledger.waiting)
         await self.ledger.probe()
         self.metrics.observe_checkpoint(tree_size=self.ledger.head.size, now_s=self.wall_clock())
 

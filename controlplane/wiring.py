@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from functools import partial
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +15,7 @@ import anyio.to_thread
 from starlette.routing import BaseRoute, Mount, Router
 from starlette.types import ASGIApp
 
-from audit import AuditUnavailable, LedgerReader, SqliteLedger, commitment, load_commitment_key
+from audit import AuditUnavailable, Commitments, LedgerReader, SqliteLedger, load_commitment_key
 from controlplane.adapting import Adapting
 from controlplane.choosing import Choosing
 from controlplane.clock import Clock
@@ -215,8 +214,7 @@ class ControlPlane:
         tasks.start_soon(self.choosing.memory.keep)
 
     async def _gateway(self, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup) -> Gateway:
-        key = load_commitment_key(self.settings.audit.commitment_key)
-        commit = partial(commitment, key)
+        commit = Commitments(load_commitment_key(self.settings.audit.commitment_key))
         recorder = LedgerRecorder(MeteredLedger(self.ledger, self.metrics), commit)
         dispatches = await self._dispatches(stack, tasks)
         dispatches["feedback"] = self.choosing.desk(LedgerReader(self.settings.audit.path), commit)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -16,8 +16,8 @@ from typing import Protocol
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controlplane.calls import Call
 from controlplane.gateway.gateway import Admission, Gateway, is_strict
@@ -215,9 +215,25 @@ def reply_headers(admission: Admission, reply: BackendReply) -> list[tuple[bytes
     return headers
 
 
+class FixedPaths(BaseRoute):
+    """Paths without parameters, found by one look instead of by trying templates one after the other."""
+
+    def __init__(self, endpoints: Mapping[tuple[str, str], ASGIApp]) -> None:
+        self.endpoints = endpoints
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        endpoint = self.endpoints.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        return (Match.NONE, {}) if endpoint is None else (Match.FULL, {"endpoint": endpoint, "path_params": {}})
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await scope["endpoint"](scope, receive, send)
+
+
 def routes(doors: Iterable[HttpDoor], gateway: Gateway, challenge: Challenge, refused: Refused) -> list[BaseRoute]:
-    return [
-        Route(path, DoorEndpoint(door, gateway, challenge, refused), methods=[method])
-        for door in doors
-        for method, path in door.paths
-    ]
+    """Every door at each of its paths; the templates also answer for fixed paths that are asked by a wrong method."""
+    found: dict[tuple[str, str], DoorEndpoint] = {}
+    for door in doors:
+        for each in door.paths:
+            found.setdefault(each, DoorEndpoint(door, gateway, challenge, refused))
+    fixed = {(method, path): endpoint for (method, path), endpoint in found.items() if "{" not in path}
+    return [FixedPaths(fixed), *(Route(path, endpoint, methods=[method]) for (method, path), endpoint in found.items())]

@@ -12,6 +12,7 @@ import re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SINGLE = frozenset({b"host", b"authorization", b"x-api-key", b"content-type", b"content-length", b"content-encoding"})
+IDENTITY = b"identity"
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
 DOT_SEGMENT = re.compile(rb"(^|/)\.{1,2}(/|$)|%2e|%2f|%5c|\\", re.IGNORECASE)
 
@@ -28,12 +29,11 @@ class Hygiene:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        fault = ambiguity(scope["headers"]) or path_fault(scope.get("raw_path") or scope["path"].encode())
+        fault, length = examined(scope["headers"])
+        fault = fault or path_fault(scope.get("raw_path") or scope["path"].encode())
         if fault:
             await refuse(send, 400, fault)
-            return
-        length = declared_length(scope["headers"])
-        if length is None:
+        elif length is None:
             await self._bounded(scope, receive, send)
         elif length > self.body_limit_bytes:
             await refuse(send, 413, "body_too_large")
@@ -65,33 +65,27 @@ class Hygiene:
             await refuse(send, 413, "body_too_large")
 
 
-def ambiguity(headers: list[tuple[bytes, bytes]]) -> str:
-    """The stable word for what is ambiguous about these header fields; "" when nothing is."""
-    seen: set[bytes] = set()
+def examined(headers: list[tuple[bytes, bytes]]) -> tuple[str, int | None]:
+    """The stable word for what is ambiguous about these header fields, "" when nothing is; and the declared length."""
+    seen: dict[bytes, bytes] = {}
     for name, value in headers:
         if b"_" in name:
-            return "header_with_underscore"
+            return "header_with_underscore", None
         if name in SINGLE or name.startswith(b"mcp-"):
             if name in seen:
-                return "duplicate_header"
-            seen.add(name)
-        if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-            return "transfer_encoding"
-        if name == b"content-encoding" and value.strip().lower() != b"identity":
-            return "content_encoding"
-    return "" if b"host" in seen else "missing_host"
+                return "duplicate_header", None
+            seen[name] = value
+        elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            return "transfer_encoding", None
+    if seen.get(b"content-encoding", IDENTITY).strip().lower() != IDENTITY:
+        return "content_encoding", None
+    length = seen.get(b"content-length", b"")
+    return "" if b"host" in seen else "missing_host", int(length) if length.isdigit() else None
 
 
 def path_fault(path: bytes) -> str:
     raw = path.partition(b"?")[0]
     return "ambiguous_path" if DOT_SEGMENT.search(raw) or b"//" in raw else ""
-
-
-def declared_length(headers: list[tuple[bytes, bytes]]) -> int | None:
-    for name, value in headers:
-        if name == b"content-length" and value.isdigit():
-            return int(value)
-    return None
 
 
 async def refuse(send: Send, status: int, reason: str) -> None:

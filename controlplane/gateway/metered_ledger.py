@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
-from audit import AuditUnavailable
-from controlplane.gateway.recorder import AppendOnly, LedgerReceipt
+from audit import AuditUnavailable, Ledger, LedgerReceipt, Pairing
 from controlplane.telemetry.metrics import Metrics
 
 
 class MeteredLedger:
-    def __init__(self, inner: AppendOnly, metrics: Metrics) -> None:
+    def __init__(self, inner: Ledger, metrics: Metrics) -> None:
         self.inner, self.metrics = inner, metrics
 
-    async def append(
-        self,
-        kind: str,
-        body: Mapping[str, Any],
-        *,
-        event_id: str | None = None,
-        opens: bool = False,
-        closes: str | None = None,
-    ) -> LedgerReceipt:
+    async def append(self, kind: str, body: Mapping[str, Any], **pairing: Unpack[Pairing]) -> LedgerReceipt:
         started_s = time.perf_counter()
         try:
-            receipt = await self.inner.append(kind, body, event_id=event_id, opens=opens, closes=closes)
+            receipt = await self.inner.append(kind, body, **pairing)
         except AuditUnavailable as error:
             self.metrics.observe_append_failed(error.reason)
             raise

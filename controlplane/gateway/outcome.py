@@ -16,7 +16,8 @@ SAVED_RUNGS = frozenset({"cached", "cache"})
 class Outcome:
     """``status``: ``ok`` (the backend finished; nothing here can say that the agent read it), ``error``, ``timeout``,
     ``cancelled`` (the agent hung up before the backend finished). ``error`` is a stable word, "" when there was none.
-    Times are monotonic seconds. ``digest`` is the SHA-256 of the bytes given to the agent.
+    Times are monotonic seconds. ``digest`` is the SHA-256 of the bytes given to the agent; ``kept`` are the chunks
+    themselves, up to ``keep_bytes`` in all and not copied, for those who observe.
     """
 
     started_s: float
@@ -31,7 +32,8 @@ class Outcome:
     ended_s: float = 0.0
     byte_count: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
-    body: bytearray = field(default_factory=bytearray)  # kept only up to ``keep_bytes``, for those who observe
+    kept: list[bytes] = field(default_factory=list)
+    kept_bytes: int = 0
     keep_bytes: int = 65_536
 
     @property
@@ -52,8 +54,14 @@ class Outcome:
             self.first_byte_s = now_s
         self.byte_count += len(chunk)
         self.digest.update(chunk)
-        if len(self.body) + len(chunk) <= self.keep_bytes:
-            self.body += chunk
+        if self.kept_bytes + len(chunk) <= self.keep_bytes:
+            self.kept.append(chunk)
+            self.kept_bytes += len(chunk)
+
+    @property
+    def body(self) -> bytes:
+        """What was kept of the reply: all of it when it is ``byte_count`` long."""
+        return b"".join(self.kept)
 
     def completes(self) -> None:
         if self.http_status >= HTTP_ERROR:

@@ -84,10 +84,10 @@ class PriceList:
 
     def _answered_tokens(self, call: Call, outcome: Outcome) -> int:
         """An event of a stream is a token, or near enough; of the events we saw the first 64 KiB at least."""
-        if not call.streams or not outcome.body:
+        seen = outcome.body
+        if not call.streams or not seen:
             return self._tokens(outcome.byte_count)
-        seen = outcome.body.count(EVENT)
-        return -(-seen * outcome.byte_count // len(outcome.body))
+        return -(-seen.count(EVENT) * outcome.byte_count // len(seen))
 
     def _tokens(self, byte_count: int) -> int:
         return -int(-byte_count // self.settings.bytes_per_token)

@@ -4,9 +4,10 @@ a bare hash of guessable data is still that data (EDPB 02/2025).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
+from audit import Ledger
 from controlplane.calls import Call, Decision, Principal, Receipt, new_call_id
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.outcome import Outcome
@@ -20,31 +21,10 @@ MAX_TOKENS = 2**53 - 1
 """The largest integer that the ledger takes. A backend may count nonsense; its outcome is recorded all the same."""
 
 
-class LedgerReceipt(Protocol):
-    @property
-    def event_id(self) -> str: ...
-    @property
-    def index(self) -> int: ...
-    @property
-    def checkpoint(self) -> str: ...
-
-
-class AppendOnly(Protocol):
-    async def append(
-        self,
-        kind: str,
-        body: Mapping[str, Any],
-        *,
-        event_id: str | None = None,
-        opens: bool = False,
-        closes: str | None = None,
-    ) -> LedgerReceipt: ...
-
-
 class LedgerRecorder:
     """Writes ``intent`` and ``deny`` before, exactly one ``outcome`` after. Each is durable when its method returns."""
 
-    def __init__(self, ledger: AppendOnly, commit: Commit) -> None:
+    def __init__(self, ledger: Ledger, commit: Commit) -> None:
         self.ledger, self.commit = ledger, commit
 
     async def record_intent(self, call: Call, principal: Principal, decision: Decision) -> Receipt:

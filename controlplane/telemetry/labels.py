@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic
 
-from prometheus_client import Counter, Gauge, Histogram
+from controlplane.telemetry.series import Labelled, Level, S
 
 OTHER = "_other"
 NOTHING = "none"  # an empty label value is the same as no label to Prometheus
 LONGEST_VALUE = 128
-
-M = TypeVar("M", Counter, Gauge, Histogram)
 
 
 class LabelBounds:
@@ -38,15 +36,15 @@ class LabelBounds:
         return OTHER
 
 
-class Family(Generic[M]):
+class Family(Generic[S]):
     """One metric with its labels."""
 
-    def __init__(self, metric: M, labels: tuple[str, ...], bounds: LabelBounds) -> None:
-        self.metric: M = metric
+    def __init__(self, metric: Labelled[S], labels: tuple[str, ...], bounds: LabelBounds) -> None:
+        self.metric: Labelled[S] = metric
         self.labels, self._bounds = labels, bounds
-        self._children: dict[tuple[str, ...], M] = {}
+        self._children: dict[tuple[str, ...], S] = {}
 
-    def child(self, *values: str) -> M:
+    def child(self, *values: str) -> S:
         """The series for these label values, in the order of ``labels``."""
         found = self._children.get(values)
         return found if found is not None else self._resolve(values)
@@ -55,22 +53,18 @@ class Family(Generic[M]):
         """Whether ``key``, a value of the first label, has series of its own."""
         return self._bounds.bound(self.labels[0], key) != OTHER
 
-    def _resolve(self, values: tuple[str, ...]) -> M:
-        if not self.labels:
-            child: M = self.metric
-        else:
-            bounded = tuple(self._bounds.bound(*pair) for pair in zip(self.labels, values, strict=True))
-            child = self.metric.labels(*bounded)
-            if bounded != values:
-                return child
-        self._children[values] = child
+    def _resolve(self, values: tuple[str, ...]) -> S:
+        bounded = tuple(self._bounds.bound(*pair) for pair in zip(self.labels, values, strict=True))
+        child: S = self.metric.labels(*bounded)
+        if bounded == values:
+            self._children[values] = child
         return child
 
 
 class States:
     """A gauge with labels (key, ``state``): 1 for the state that a key is in, 0 for those it was in before."""
 
-    def __init__(self, family: Family[Gauge]) -> None:
+    def __init__(self, family: Family[Level]) -> None:
         self._family = family
         self._current: dict[str, str] = {}
 

@@ -15,17 +15,11 @@ from functools import wraps
 from typing import Concatenate, ParamSpec
 
 import anyio.to_thread
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-)
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from controlplane.telemetry.labels import Family, LabelBounds, States
+from controlplane.telemetry.series import Count, Counter, Gauge, Histogram, Labelled, Level, S, Spread
 from controlplane.telemetry.settings import LabelCaps
 
 log = logging.getLogger(__name__)
@@ -75,7 +69,6 @@ class Metrics:
     """The product's metrics on a registry of their own."""
 
     def __init__(self, component: str = "gateway", version: str = "0", caps: LabelCaps | None = None) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the number of series
         self.registry = CollectorRegistry()
         self._inventory: dict[str, MetricInfo] = {}
         self._complained: set[str] = set()
@@ -550,18 +543,17 @@ class Metrics:
 
     # --- how it is declared
 
-    def _counter(self, name: str, text: str, *labels: str) -> Family[Counter]:
-        self._note(name, "counter", labels, text)
-        return Family(Counter(PREFIX + name, text, labels, registry=self.registry), labels, self._bounds)
+    def _counter(self, name: str, text: str, *labels: str) -> Family[Count]:
+        return self._declared("counter", Counter(PREFIX + name, text, labels))
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Family[Gauge]:
-        self._note(name, "gauge", labels, text)
-        return Family(Gauge(PREFIX + name, text, labels, registry=self.registry), labels, self._bounds)
+    def _gauge(self, name: str, text: str, *labels: str) -> Family[Level]:
+        return self._declared("gauge", Gauge(PREFIX + name, text, labels))
 
-    def _histogram(self, name: str, text: str, *labels: str, buckets: tuple[float, ...]) -> Family[Histogram]:
-        self._note(name, "histogram", labels, text)
-        histogram = Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self.registry)
-        return Family(histogram, labels, self._bounds)
+    def _histogram(self, name: str, text: str, *labels: str, buckets: tuple[float, ...]) -> Family[Spread]:
+        return self._declared("histogram", Histogram(PREFIX + name, text, labels, buckets))
 
-    def _note(self, name: str, kind: str, labels: tuple[str, ...], text: str) -> None:
-        self._inventory[PREFIX + name] = MetricInfo(PREFIX + name, kind, labels, text)
+    def _declared(self, kind: str, metric: Labelled[S]) -> Family[S]:
+        labels = tuple(metric.label_names)
+        self._inventory[metric.name] = MetricInfo(metric.name, kind, labels, metric.text)
+        self.registry.register(metric)
+        return Family(metric, labels, self._bounds)

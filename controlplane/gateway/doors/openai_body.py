@@ -188,10 +188,14 @@ def count_of(given: msgspec.Raw) -> int:
 def _keys(body: bytes) -> list[str]:
     """The names of the fields as often as they stand there.
 
-    Written again from what was read, a body comes out shorter when a name stood twice, or when it was spaced or escaped
-    in ways that mean nothing. One that comes out as long as it was has every name once, and most clients write such.
+    Written again from what was read, a body comes out shorter when a name stood twice, or when one was escaped in ways
+    that mean nothing. One that comes out as long as it was, spaces aside, has every name once: most clients write such.
     """
     fields = _read_fields(body)
-    if len(msgspec.json.encode(fields)) == len(body):
+    if len(_without_spaces(msgspec.json.encode(fields))) == len(_without_spaces(body)):
         return list(fields)
     return [name for name, _ in json.loads(body, object_pairs_hook=list, parse_int=str)]
+
+
+def _without_spaces(document: bytes) -> bytes:
+    return msgspec.json.format(document, indent=-1)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from audit.entry import commitment
+from audit.entry import Commitments
 from audit.errors import KeyRefused
 from audit.keys import load_commitment_key, load_signer
 
@@ -57,6 +57,6 @@ def test_a_key_of_another_origin_is_refused(tmp_path: Path) -> None:
 def test_a_commitment_binds_and_tells_nothing_without_the_key(tmp_path: Path) -> None:
     key = load_commitment_key(tmp_path / "commitment.key")
     assert (tmp_path / "commitment.key").stat().st_mode & 0o777 == 0o600
-    assert commitment(key, b"body") == commitment(load_commitment_key(tmp_path / "commitment.key"), b"body")
-    assert commitment(key, b"body") != commitment(key, b"other")
-    assert commitment(key, b"body") != commitment(bytes(32), b"body")
+    assert Commitments(key)(b"body") == Commitments(load_commitment_key(tmp_path / "commitment.key"))(b"body")
+    assert Commitments(key)(b"body") != Commitments(key)(b"other")
+    assert Commitments(key)(b"body") != Commitments(bytes(32))(b"body")

@@ -84,7 +84,7 @@ def test_a_call_is_billed_by_what_is_known_of_it(asked: Call, fields: dict[str, 
 
 def test_abandoned_stream_without_a_count_is_billed_by_its_events() -> None:
     event = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
-    seen = {"body": bytearray(event * 10), "byte_count": len(event) * 30, "usage": Usage(), "status": "cancelled"}
+    seen = {"kept": [event * 10], "byte_count": len(event) * 30, "usage": Usage(), "status": "cancelled"}
     assert cost(call(streams=True), **seen) == {"micro_usd": 10 * 10 + 30 * 30, "estimated": 1}
 
 
