@@ -30,6 +30,14 @@ MAY_IMPORT: dict[str, set[str]] = {  # room -> the rooms it may import; itself a
     "controlplane.tools": {"controlplane.calls", "controlplane.strict_json", "inference"},
     "controlplane.drift": {"controlplane.calls"},
     "controlplane.retraining": {"controlplane.calls", "audit", "controlplane.drift", "inference"},
+    "controlplane.monitor": {
+        "controlplane.calls",
+        "controlplane.drift",
+        "controlplane.policy",  # how a settings file is read
+        "controlplane.retraining",
+        "controlplane.telemetry",
+        "inference",
+    },
     "controlplane.gateway": {
         "controlplane.calls",
         "controlplane.strict_json",

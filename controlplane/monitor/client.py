@@ -1,0 +1,63 @@
+"""The gateway as the monitor sees it: observations to read, moves to ask for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import aiohttp
+
+from controlplane.monitor.settings import MonitorSettings
+from controlplane.retraining.loop import Gateway, GatewayUnavailable, TransitionRefused
+
+SERVER_ERROR = 500
+TOO_MANY_REQUESTS = 429
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Observations after some sequence number; ``boot`` names the gateway's life, in which these numbers hold."""
+
+    observations: Sequence[Mapping[str, Any]]
+    next: int
+    lost: int = 0
+    boot: str = ""
+
+
+class Client(Gateway, Protocol):
+    async def observations(self, after: int, limit: int) -> Page:
+        """What was observed after ``after``. Raises ``GatewayUnavailable``."""
+        ...
+
+
+class HttpClient:
+    """The gateway over HTTP, as ``service:monitor``."""
+
+    def __init__(self, settings: MonitorSettings, session: aiohttp.ClientSession) -> None:
+        self._settings, self._session = settings, session
+
+    async def observations(self, after: int, limit: int) -> Page:
+        reply = await self._call("GET", "/api/observations", params={"after": after, "limit": limit})
+        return Page(reply["observations"], reply["next"], reply.get("lost", 0), reply.get("boot", ""))
+
+    async def ask(self, model: str, move: Mapping[str, Any]) -> None:
+        await self._call("POST", f"/api/models/{model}/transitions", json=dict(move))
+
+    async def _call(self, method: str, path: str, **sent: Any) -> Any:
+        try:
+            token = self._settings.token_file.read_text().strip()
+            async with self._session.request(
+                method, self._settings.gateway_url + path, headers={"authorization": f"Bearer {token}"}, **sent
+            ) as reply:
+                body = await reply.read()
+                status = reply.status
+            if status >= SERVER_ERROR or status in (401, 403, TOO_MANY_REQUESTS):
+                # A refused token may be an expired one: the file is read again next time.
+                raise GatewayUnavailable(f"{path} answered {status}: {body[:500]!r}")
+            if status >= 400:  # noqa: PLR2004 - the rest of HTTP's client errors
+                raise TransitionRefused(f"{path} answered {status}: {body[:500]!r}")
+            return json.loads(body or b"{}")
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise GatewayUnavailable(f"{path}: {error}") from error

@@ -1,0 +1,117 @@
+"""The monitor as a process: its real parts, its settings file, its command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import aiohttp
+import click
+from prometheus_client import start_http_server
+from pydantic import ValidationError
+
+from controlplane.drift.reporter import Reporter
+from controlplane.drift.store import MonitorStore
+from controlplane.monitor.client import Client, HttpClient
+from controlplane.monitor.monitor import Monitor
+from controlplane.monitor.settings import MonitorSettings, WatchedModel
+from controlplane.policy.documents import BundleError, read_document
+from controlplane.retraining.course import Course, Evidence
+from controlplane.retraining.loop import LoopPorts
+from controlplane.retraining.scoring import savedmodel_score
+from controlplane.retraining.subprocess_trainer import SubprocessTrainer
+from controlplane.telemetry.logs import configure_logging
+from controlplane.telemetry.metrics import Metrics
+
+log = logging.getLogger("controlplane.monitor")
+
+
+def ports_for(model: WatchedModel, settings: MonitorSettings, client: Client, store: MonitorStore) -> LoopPorts:
+    """The real parts of one model's loop: its trainer, its scorer, its reports."""
+
+    async def report(course: Course) -> Evidence:
+        limit = settings.report.rows
+        reference = store.rows_before(model.name, course.change_row, limit)
+        _, current, _ = store.rows_between(model.name, course.change_row, limit=limit)
+        out = settings.state_dir / "reports" / f"{model.name}-{course.version}-{course.episode}"
+        return await Reporter(settings.report, model.feature_names).report(reference, current, out)
+
+    return LoopPorts(
+        store=store,
+        gateway=client,
+        trainer=SubprocessTrainer(model.training, settings.models_root),
+        score=savedmodel_score(model.input, model.output),
+        report=report if settings.report.enabled else None,
+        progress=lambda said: log.info("training %s: %s", model.name, json.dumps(dict(said))),
+    )
+
+
+def monitor_of(settings: MonitorSettings, client: Client, metrics: Metrics | None = None) -> Monitor:
+    store = MonitorStore(settings.state_dir / "monitor.sqlite")
+    parts = partial(ports_for, settings=settings, client=client, store=store)
+    return Monitor(settings, client, store, parts, metrics or Metrics("monitor"))
+
+
+class PortTaken(Exception):
+    """The port of the metrics is somebody else's: perhaps another monitor runs."""
+
+
+async def serve(settings: MonitorSettings) -> None:
+    """Run until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    timeout = aiohttp.ClientTimeout(total=settings.timeout_s)
+    metrics = Metrics("monitor", version("agent-controlplane"), settings.telemetry.label_caps)
+    try:
+        start_http_server(settings.telemetry.metrics_port, settings.telemetry.metrics_host, metrics.registry)
+    except OSError as error:
+        where = f"{settings.telemetry.metrics_host}:{settings.telemetry.metrics_port}"
+        raise PortTaken(f"cannot listen on {where}: {error.strerror}") from error
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        monitor = monitor_of(settings, HttpClient(settings, session), metrics)
+        try:
+            await monitor.run(stop)
+        finally:
+            await monitor.close()
+
+
+def load(path: Path) -> MonitorSettings:
+    """Raises ``click.ClickException`` with everything that is wrong."""
+    try:
+        return MonitorSettings.model_validate(read_document(str(path), path.read_bytes()).value or {})
+    except OSError as error:
+        problems = [f"{path}: {error.strerror}"]
+    except BundleError as error:
+        problems = [str(problem) for problem in error.problems]
+    except ValidationError as error:
+        problems = [f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    raise click.ClickException("\n".join(problems))
+
+
+@click.command("monitor", short_help="Watch models for drift and retrain those that labels prove wrong.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("monitor.yaml"),
+    show_default=True,
+    envvar="CONTROLPLANE_MONITOR_CONFIG",
+    help="Settings file (YAML); see docs/SETTINGS.md.",
+)
+def monitor_command(config: Path) -> None:
+    """Watch the models that CONFIG names and retrain those whose labels prove them wrong.
+
+    Needs a token for `service:monitor`, in the file that the settings name. Holds no power of its own: every move is
+    asked of the gateway, which records it first. May be killed at any time; started again, it goes on where it was.
+    """
+    settings = load(config)
+    configure_logging(settings.telemetry.log_level)
+    try:
+        asyncio.run(serve(settings))
+    except PortTaken as error:
+        raise click.ClickException(str(error)) from error
