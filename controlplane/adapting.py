@@ -152,7 +152,7 @@ class Adapting:
 
     def _observe(self, moved: Transition) -> None:
         self._metrics.observe_adaptation(
-            rule=moved.rule, subject=str(moved.subject), level=moved.step.after, direction=moved.step.direction.value
+            rule=moved.rule, target=str(moved.subject), level=moved.step.after, direction=moved.step.direction.value
         )
 
     def _models(self) -> list[str]:

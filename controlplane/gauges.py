@@ -15,6 +15,7 @@ from controlplane.observations import Observations
 from controlplane.policy import BundlePolicy
 from controlplane.response_cache import MemoryStore
 from controlplane.telemetry.metrics import Metrics
+from inference.routing import State
 
 REPORT_S = 2.0
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Gauges:
         self._report_policy()
         for breaker in self.fleet.breakers.snapshot():
             self.metrics.observe_breaker(upstream=breaker.name, state=breaker.state.value)
+        self._report_replicas()
         self.adapting.report()
         dropped = self.observations.dropped
         self.metrics.observe_observation_dropped(dropped - self._dropped)
@@ -55,6 +57,18 @@ class Gauges:
         self.metrics.observe_ledger_queue(self.ledger.waiting)
         await self.ledger.probe()
         self.metrics.observe_checkpoint(tree_size=self.ledger.head.size, now_s=self.wall_clock())
+
+    def _report_replicas(self) -> None:
+        for one in self.fleet.replicas():
+            status = one.status
+            self.metrics.observe_replica(
+                backend=one.backend,
+                replica=status.name,
+                is_ready=status.state is State.READY,
+                in_flight=status.in_flight,
+                waiting=status.waiting,
+                kv_ratio=status.kv_ratio,
+            )
 
     def _report_policy(self) -> None:
         status = self.policy.status()

@@ -47,6 +47,8 @@ FAILED_SHARE = (
     f'sum(rate(controlplane_calls_total{{{ALLOWED}, outcome=~"error|timeout"}}{RATE}))'
     f' / sum(rate(controlplane_calls_total{{{ALLOWED}, outcome!="cancelled"}}{RATE}))'
 )
+SPARED = 'event=~"hit|shared_hit|joined"'
+ASKED = 'event=~"hit|shared_hit|joined|miss"'
 IS_GATEWAY = 'on (job, instance) controlplane_build_info{component="gateway"}'
 WITHOUT_POLICY = f"count(controlplane_policy_loaded == 0 and {IS_GATEWAY}) or vector(0)"
 
@@ -252,6 +254,42 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         ),
     ),
     (
+        "Load and adaptation",
+        (
+            Panel(
+                "Calls at a model's gate",
+                "Calls under way and in line, and how many are let in at once; fewer while the gate is throttled.",
+                "short",
+                (
+                    ("sum by (gate) (controlplane_overload_running_calls)", "{{gate}} running"),
+                    ("sum by (gate) (controlplane_overload_waiting_calls)", "{{gate}} waiting"),
+                    ("sum by (gate) (controlplane_overload_limit_calls)", "{{gate}} let in at once"),
+                ),
+            ),
+            Panel(
+                "Time in line",
+                "Of calls that had to wait and were let in.",
+                "s",
+                quantiles("controlplane_overload_wait_seconds"),
+            ),
+            Panel(
+                "Calls sent away",
+                "Because too many came, by cause: the line was full, a more urgent call came, time ran out.",
+                "reqps",
+                ((rate("controlplane_overload_shed_total", "gate", "cause"), "{{gate}} {{cause}}"),),
+            ),
+            Panel(
+                "Adaptation",
+                "How many steps each rule has gone; and its steps in the shown range, which should be few.",
+                "short",
+                (
+                    ("max by (rule, target) (controlplane_adaptation_level) > 0", "{{rule}} {{target}}"),
+                    (rate("controlplane_adaptation_transitions_total", "rule", "direction"), "{{rule}} {{direction}}"),
+                ),
+            ),
+        ),
+    ),
+    (
         "Backends and models",
         (
             Panel(
@@ -260,6 +298,33 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "short",
                 (("max by (upstream, state) (controlplane_breaker_state) == 1", "{{upstream}} {{state}}"),),
                 "state-timeline",
+            ),
+            Panel(
+                "Replicas ready",
+                "Servers of each backend that are sent calls; and those that are left out, by name.",
+                "short",
+                (
+                    ("sum by (backend) (controlplane_replica_ready)", "{{backend}} ready"),
+                    ("controlplane_replica_ready == 0", "{{backend}} {{replica}} left out"),
+                ),
+            ),
+            Panel(
+                "Calls at replicas",
+                "Calls that we have at each server, and those that it says wait inside.",
+                "short",
+                (
+                    ("sum by (backend, replica) (controlplane_replica_in_flight_calls)", "{{backend}} {{replica}}"),
+                    (
+                        "sum by (backend, replica) (controlplane_replica_waiting_calls)",
+                        "{{backend}} {{replica}} waiting",
+                    ),
+                ),
+            ),
+            Panel(
+                "KV cache",
+                "How full it is, as each server says. Calls wait, or are evicted and computed again, when it is full.",
+                "percentunit",
+                (("max by (backend, replica) (controlplane_replica_kv_cache_ratio)", "{{backend}} {{replica}}"),),
             ),
             Panel(
                 "Answers from a fallback",
@@ -289,6 +354,26 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 ),
             ),
             Panel(
+                "Copies to a shadow",
+                "Copies by what came of them, and the share of rows on which the shadow says what the caller was told.",
+                "short",
+                (
+                    (rate("controlplane_shadow_copies_total", "model", "outcome"), "{{model}} {{outcome}}"),
+                    (
+                        rate("controlplane_shadow_rows_total", "model", where='verdict="agreed"')
+                        + " / "
+                        + rate("controlplane_shadow_rows_total", "model"),
+                        "{{model}} agreed",
+                    ),
+                ),
+            ),
+            Panel(
+                "Reports beside verdicts",
+                "By what came of them. A report that fails or takes too long holds up no verdict.",
+                "short",
+                (("sum by (model, outcome) (controlplane_drift_reports_total)", "{{model}} {{outcome}}"),),
+            ),
+            Panel(
                 "Monitor",
                 "Observations it reads, and those it never got.",
                 "short",
@@ -307,6 +392,95 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                     (rate("controlplane_metric_label_overflow_total", "label"), "overflow {{label}}"),
                     (rate("controlplane_telemetry_failures_total", "part"), "broken {{part}}"),
                 ),
+            ),
+        ),
+    ),
+    (
+        "Choosing among models",
+        (
+            Panel(
+                "Models chosen",
+                "By why: the best for the task, the only one, or one to be tried.",
+                "reqps",
+                ((rate("controlplane_selections_total", "model", "why"), "{{model}} {{why}}"),),
+            ),
+            Panel(
+                "What answers are worth",
+                "Mean score of judged answers, between 0 and 1; and how many are judged.",
+                "short",
+                (
+                    (
+                        rate("controlplane_feedback_score_total", "model")
+                        + " / "
+                        + rate("controlplane_feedback_total", "model"),
+                        "{{model}} score",
+                    ),
+                    (rate("controlplane_feedback_total", "model"), "{{model}} judged a second"),
+                ),
+            ),
+            Panel(
+                "Waiting for a person",
+                "Models that are not chosen until somebody has looked at them.",
+                "short",
+                (("max(controlplane_selection_reviews)", "under review"),),
+            ),
+        ),
+    ),
+    (
+        "Money and saved answers",
+        (
+            Panel(
+                "Spending",
+                "US dollars an hour by model, and what saved answers did not cost.",
+                "currencyUSD",
+                (
+                    ("3600 * " + rate("controlplane_cost_usd_total", "model", where=TENANT), "{{model}}"),
+                    ("3600 * " + rate("controlplane_cost_saved_usd_total", "model", where=TENANT), "saved {{model}}"),
+                ),
+            ),
+            Panel(
+                "Fullest budgets",
+                "Share of the fullest budget of each kind that is spent or held, and warnings in the shown range.",
+                "percentunit",
+                (
+                    ("max by (tenant, budget) (controlplane_budget_used_ratio)", "{{tenant}} {{budget}}"),
+                    (
+                        "sum by (tenant, budget) (increase(controlplane_budget_warnings_total[$__range]))",
+                        "warned {{tenant}} {{budget}}",
+                    ),
+                ),
+            ),
+            Panel(
+                "Response cache",
+                "Share of the calls with leave to be saved that a saved answer, or an equal call under way, spared.",
+                "percentunit",
+                (
+                    (
+                        rate("controlplane_response_cache_events_total", "model", where=SPARED)
+                        + " / "
+                        + rate("controlplane_response_cache_events_total", "model", where=ASKED),
+                        "{{model}}",
+                    ),
+                ),
+            ),
+            Panel(
+                "Response cache, stored",
+                "Bytes in this process; answers that had to go for others; failures of the shared store.",
+                "short",
+                (
+                    ("sum(controlplane_response_cache_bytes)", "bytes"),
+                    (
+                        rate("controlplane_response_cache_events_total", "event", where='event=~"store|evict"'),
+                        "{{event}}",
+                    ),
+                    (rate("controlplane_response_cache_shared_failures_total", "reason"), "shared {{reason}}"),
+                ),
+            ),
+            Panel(
+                "Energy",
+                "Watts by model, estimated by the factors in the catalogue.",
+                "watt",
+                ((rate("controlplane_energy_joules_total", "model"), "{{model}}"),),
             ),
         ),
     ),

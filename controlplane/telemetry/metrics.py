@@ -5,6 +5,7 @@ a session or a subject. A refusal is not a failure: it has its own outcome. Fail
 counted and logged once.
 """
 
+# long: every metric of the product stands here, and nowhere else
 from __future__ import annotations
 
 import logging
@@ -174,6 +175,7 @@ class Metrics:
         self._breaker_transitions = self._counter(
             "breaker_transitions_total", "Changes of a breaker's state.", "upstream", "to"
         )
+        self._declare_replicas()
         self._fallbacks = self._counter(
             "fallback_answers_total", "Answers that did not come from the first choice.", "model", "rung"
         )
@@ -182,6 +184,17 @@ class Metrics:
         )
         self._shadow_rows = self._counter(
             "shadow_rows_total", "Rows of copies, by whether they say what the caller was told.", "model", "verdict"
+        )
+
+    def _declare_replicas(self) -> None:
+        replica = ("backend", "replica")
+        self._replica_ready = self._gauge("replica_ready", "1 while a replica is sent calls.", *replica)
+        self._replica_in_flight = self._gauge("replica_in_flight_calls", "Calls that we have at a replica.", *replica)
+        self._replica_waiting = self._gauge(
+            "replica_waiting_calls", "Calls that wait inside a replica, as it says itself.", *replica
+        )
+        self._replica_kv = self._gauge(
+            "replica_kv_cache_ratio", "How full a replica's KV cache is, as it says itself.", *replica
         )
 
     def _declare_overload(self) -> None:
@@ -200,7 +213,7 @@ class Metrics:
             "overload_shed_total", "Calls sent away because too many came.", "gate", "cause"
         )
         self._adaptation_level = self._gauge(
-            "adaptation_level", "How many steps an adaptation rule has gone; 0 is normal.", "rule", "subject"
+            "adaptation_level", "How many steps an adaptation rule has gone; 0 is normal.", "rule", "target"
         )
         self._adaptation_transitions = self._counter(
             "adaptation_transitions_total", "Steps of adaptation rules, up and down.", "rule", "direction"
@@ -255,6 +268,9 @@ class Metrics:
         self._drift_verdicts = self._counter("drift_verdicts_total", "Verdicts on models.", "model", "verdict")
         self._observations_dropped = self._counter(
             "drift_observations_dropped_total", "Observations that did not reach the monitor."
+        )
+        self._drift_reports = self._counter(
+            "drift_reports_total", "Reports beside verdicts, by what came of them.", "model", "outcome"
         )
         self._monitor_seen = self._counter("monitor_observations_total", "Observations the monitor has read.")
         self._monitor_gaps = self._counter(
@@ -382,6 +398,18 @@ class Metrics:
         if (self._breaker_state.enter(upstream, state) or CLOSED) != state:
             self._breaker_transitions.child(upstream, state).inc()
 
+    @fails_open
+    def observe_replica(
+        self, *, backend: str, replica: str, is_ready: bool, in_flight: int, waiting: int | None, kv_ratio: float | None
+    ) -> None:
+        """``waiting`` and ``kv_ratio`` are None while the replica says nothing of itself; what it said before stays."""
+        self._replica_ready.child(backend, replica).set(is_ready)
+        self._replica_in_flight.child(backend, replica).set(in_flight)
+        if waiting is not None:
+            self._replica_waiting.child(backend, replica).set(waiting)
+        if kv_ratio is not None:
+            self._replica_kv.child(backend, replica).set(kv_ratio)
+
     # --- what happens when too much comes, and what adapts to it
 
     @fails_open
@@ -399,9 +427,9 @@ class Metrics:
         self._overload_shed.child(gate, cause).inc()
 
     @fails_open
-    def observe_adaptation(self, *, rule: str, subject: str, level: int, direction: str) -> None:
-        """A rule took a step ``up`` or ``down`` and is at ``level`` for ``subject`` now."""
-        self._adaptation_level.child(rule, subject).set(level)
+    def observe_adaptation(self, *, rule: str, target: str, level: int, direction: str) -> None:
+        """A rule took a step ``up`` or ``down`` and is at ``level`` for ``target`` now, as ``model:risk``."""
+        self._adaptation_level.child(rule, target).set(level)
         self._adaptation_transitions.child(rule, direction).inc()
 
     # --- what happens to money
@@ -490,6 +518,11 @@ class Metrics:
     @fails_open
     def observe_verdict(self, *, model: str, verdict: str) -> None:
         self._drift_verdicts.child(model, verdict).inc()
+
+    @fails_open
+    def observe_drift_report(self, *, model: str, outcome: str) -> None:
+        """``made``, ``failed``, ``timeout`` or ``no_rows``."""
+        self._drift_reports.child(model, outcome).inc()
 
     @fails_open
     def observe_retraining_started(self) -> None:

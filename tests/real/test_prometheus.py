@@ -54,9 +54,31 @@ def exercise(metrics: Metrics) -> None:
     metrics.observe_retraining_ended(model="risk", outcome="succeeded")
     metrics.observe_promotion(model="risk", outcome="promoted")
     metrics.observe_monitor_pass(observations=5, now_s=time.time())
+    loaded(metrics)
     metrics.observe_spans_dropped(1, reason="queue_full")
     metrics.observe_unauthenticated("x" * 200)
     metrics.broke("tracing", ValueError("seen"))
+
+
+def loaded(metrics: Metrics) -> None:
+    """What replicas, gates, shadows, the choice, money and saved answers leave."""
+    metrics.observe_replica(backend="vllm", replica="a:1", is_ready=False, in_flight=3, waiting=1, kv_ratio=0.5)
+    metrics.observe_gate(gate="small", limit=8, running=8, waiting=2)
+    metrics.observe_waited(gate="small", duration_s=0.2)
+    metrics.observe_shed(gate="small", cause="line_full")
+    metrics.observe_adaptation(rule="kv.throttle", target="model:small", level=1, direction="up")
+    metrics.observe_shadow("risk", "answered", 5, 4)
+    metrics.observe_selection(model="small", why="best")
+    metrics.observe_feedback(model="small", score=0.5)
+    metrics.observe_selection_reviews(1)
+    metrics.observe_drift_report(model="risk", outcome="made")
+    for event in ("hit", "miss", "store"):
+        metrics.observe_response_cache("small", event)
+    metrics.observe_response_cache_bytes(100)
+    metrics.observe_shared_cache_failed("timeout")
+    metrics.observe_cost(tenant="acme", model="small", micro_usd=7, saved_micro_usd=3, energy_uwh=9)
+    metrics.observe_budget_use(tenant="acme", budget="subject/day", ratio=0.5)
+    metrics.observe_budget_warning(tenant="acme", budget="subject/day")
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ async def test_open_breaker_is_on_record_until_probes_have_closed_it(ledger: Sql
     world.breakers.hold("risk/1", "operator")
     await world.tick()
     assert world.recorded() == [("breaker.notify", "risk", 1)]
-    assert 'rule="breaker.notify",subject="model:risk"} 1.0' in await world.exposed("adaptation_level")
+    assert 'rule="breaker.notify",target="model:risk"} 1.0' in await world.exposed("adaptation_level")
     world.breakers.release("risk/1", "operator")
     await world.tick(5)
     assert len(world.recorded()) == 1, "half open is not closed"

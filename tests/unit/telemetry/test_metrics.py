@@ -152,7 +152,7 @@ def test_every_metric_has_a_unit_or_is_a_count_and_a_sentence() -> None:
 
 
 def arguments_for(observe: Any) -> dict[str, Any]:
-    samples = {"str": "x", "float": 1.0, "int": 1, "float | None": 1.0, "int | None": 1}
+    samples = {"str": "x", "float": 1.0, "int": 1, "float | None": 1.0, "int | None": 1, "bool": True}
     return {name: samples[p.annotation] for name, p in inspect.signature(observe).parameters.items()}
 
 

@@ -1,0 +1,54 @@
+"""What is told of replicas, of those that are ready and of those that are not."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from types import SimpleNamespace
+from typing import Any
+
+from controlplane.gauges import Gauges
+from controlplane.pools import ReplicaView
+from controlplane.telemetry.metrics import Metrics
+from inference.routing import ReplicaStatus, State
+
+
+def replica(name: str, state: State, **said: Any) -> ReplicaView:
+    unsaid: dict[str, Any] = {field.name: None for field in fields(ReplicaStatus)}
+    unsaid |= {"reason": "", "since_s": 0.0, "is_saturated": False, "stalled_s": 0.0, "in_flight": 0}
+    return ReplicaView("vllm", ("tiny",), ReplicaStatus(**unsaid | {"name": name, "state": state} | said))
+
+
+async def reported(*replicas: ReplicaView) -> str:
+    metrics, nothing = Metrics(), SimpleNamespace()
+    never_moves = SimpleNamespace(revision="", error="")
+
+    async def probe() -> None: ...
+
+    gauges = Gauges(
+        metrics=metrics,
+        policy=SimpleNamespace(status=lambda: never_moves),  # type: ignore[arg-type]
+        ledger=SimpleNamespace(probe=probe, head=SimpleNamespace(size=1)),  # type: ignore[arg-type]
+        fleet=SimpleNamespace(breakers=SimpleNamespace(snapshot=list), replicas=lambda: replicas),  # type: ignore[arg-type]
+        adapting=SimpleNamespace(report=lambda: nothing),  # type: ignore[arg-type]
+        observations=SimpleNamespace(dropped=0),  # type: ignore[arg-type]
+        answers=SimpleNamespace(size_bytes=0),  # type: ignore[arg-type]
+        wall_clock=lambda: 7.0,
+    )
+    await gauges.report()
+    return (await metrics.exposition())[0].decode()
+
+
+async def test_replicas_are_told_by_name_and_what_they_do_not_say_is_not_made_up() -> None:
+    text = await reported(
+        replica("a:1", State.READY, in_flight=3, waiting=2, kv_ratio=0.25), replica("b:1", State.EJECTED)
+    )
+    a, b = (f'{{backend="vllm",replica="{name}"}}' for name in ("a:1", "b:1"))
+    for line in (
+        f"controlplane_replica_ready{a} 1.0",
+        f"controlplane_replica_ready{b} 0.0",
+        f"controlplane_replica_in_flight_calls{a} 3.0",
+        f"controlplane_replica_waiting_calls{a} 2.0",
+        f"controlplane_replica_kv_cache_ratio{a} 0.25",
+    ):
+        assert line in text
+    assert f"controlplane_replica_kv_cache_ratio{b}" not in text
