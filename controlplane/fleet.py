@@ -12,6 +12,7 @@ from typing import Protocol
 
 import anyio
 
+from controlplane.adapter_control import ListedAdapters
 from controlplane.clock import Clock
 from controlplane.policy import Catalogue, ModelEntry
 from controlplane.pools import Pools, ReplicaView
@@ -63,7 +64,7 @@ class Fleet:
         self.breakers = Breakers(self._breaker_settings, clock.monotonic)
         self.deployments: dict[str, Deployment] = {}
         self.shadows = Shadows(settings.shadow, wall_clock=clock.wall)
-        self.pools = Pools()
+        self.pools = Pools(ListedAdapters(catalogue).of)
         self._servers: list[TfServingBackend] = []
         self._guarded: dict[str, Backend] = {}
         self._signatures: dict[str, DeployedSignatures] = {}

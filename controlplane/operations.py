@@ -68,6 +68,7 @@ class Operations:
             observations=self.observations,
             take_outcomes=self._take_outcomes,
             selection=self.selection,
+            adapters=self.fleet.pools.adapters,
             costs=self.costs,
         )
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 
+from controlplane.adapter_control import AdapterDesk
 from controlplane.settings import OpenAiBackend, TfServingModels
+from inference.adapters import AdapterRegistry
 from inference.backend import Backend
+from inference.launch import Lora
 from inference.routing import ReplicaPool, ReplicaStatus, State
+from inference.routing.tfserving import StatusProbe
 from inference.routing.vllm import VllmPool
 from inference.tfserving.backend import TfServingBackend
 from inference.tfserving.deployment import Deployment
@@ -43,7 +48,7 @@ class ReplicaView:
 
     @property
     def rss_bytes(self) -> int | None:
-        return None
+        return self.status.rss_bytes
 
     @property
     def is_progressing(self) -> bool | None:
@@ -51,16 +56,30 @@ class ReplicaView:
 
 
 class Pools:
-    """Every pool of the gateway by the name of its backend. Close it when done."""
+    """Every pool of the gateway by the name of its backend. Close it when done.
 
-    def __init__(self) -> None:
+    A replica that is isolated gets calls only while nobody else can take them.
+    """
+
+    def __init__(self, listed: Callable[[str], Lora]) -> None:
+        self.adapters = AdapterDesk()
+        self._listed = listed
         self._pools: dict[str, ReplicaPool | VllmPool] = {}
+        self._isolated: set[str] = set()
         self._closing = AsyncExitStack()
 
     def of_openai(self, name: str, each: OpenAiBackend) -> Backend:
         """Servers that answer alike, one for each URL."""
         urls = {f"{url.host}:{url.port}": url for url in (each.base_url, *each.replicas)}
-        pool = self._pools[name] = VllmPool(each, urls, each.watched())
+        bases = {key: str(url).rstrip("/") for key, url in urls.items()}
+        registry = AdapterRegistry(bases, lambda: self._listed(name), lambda: _secret_in(each.api_key_file))
+        self.adapters.registries[name] = registry
+
+        def serves(replica: str, target: str, _version: int | None) -> bool:
+            return f"{name}/{replica}" not in self._isolated and registry.serves(replica, target)
+
+        pool = VllmPool(each, urls, each.watched(), serves=serves, adapters=lambda: registry.listed)
+        self._pools[name] = pool
         self._closing.push_async_callback(pool.aclose)
         return pool
 
@@ -68,9 +87,22 @@ class Pools:
         self, name: str, each: TfServingModels, servers: Mapping[str, TfServingBackend], deployment: Deployment
     ) -> Backend:
         """Servers that are told to serve the same. Who is away is known by the deployment, which asks all the time."""
+
+        def serves(replica: str, target: str, version: int | None) -> bool:
+            return f"{name}/{replica}" not in self._isolated and deployment.serves_at(replica, target, version)
+
+        model = next(iter(each.models), "")
+        probes = {one: StatusProbe(server.call, model) for one, server in servers.items()} if model else {}
         replicas = {one: ReplicaBackend(servers[one], replica) for one, replica in deployment.replicas.items()}
-        pool = self._pools[name] = ReplicaPool(replicas, each.routing, serves=deployment.serves_at)
+        pool = self._pools[name] = ReplicaPool(replicas, each.routing, probes=probes, serves=serves)
         return pool
+
+    def isolate(self, replica: str) -> None:
+        """``replica`` as in ``ReplicaView.name``. Calls under way end."""
+        self._isolated.add(replica)
+
+    def restore(self, replica: str) -> None:
+        self._isolated.discard(replica)
 
     def views(self, models_of: Callable[[str], Collection[str]]) -> Iterator[ReplicaView]:
         """Inside the running event loop. ``models_of`` gives the models of a backend."""
@@ -82,8 +114,17 @@ class Pools:
     async def watch(self) -> None:
         """Look at every replica until cancelled."""
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.adapters.keep)
             for pool in self._pools.values():
                 tasks.start_soon(pool.watch)
 
     async def aclose(self) -> None:
         await self._closing.aclose()
+
+
+def _secret_in(file: Path | None) -> str:
+    """The key as the file has it now; "" when it cannot be read, and then the server refuses."""
+    try:
+        return file.read_text("utf-8").strip() if file is not None else ""
+    except OSError:
+        return ""

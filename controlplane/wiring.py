@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Mount, Router
 from starlette.types import ASGIApp
 
 from audit import AuditUnavailable, Commitments, LedgerReader, SqliteLedger, load_commitment_key
+from controlplane.adaptation import isolate
 from controlplane.adapting import Adapting
 from controlplane.choosing import Choosing
 from controlplane.clock import Clock
@@ -337,6 +338,7 @@ class ControlPlane:
             drift_states=lambda: {name: moved.state.value for name, moved in self.moves.states.items()},
             reviews=lambda: list(self.choosing.selector.reviews.values()),
             replicas=self.fleet.replicas,
+            actions={"isolate": isolate(self.fleet.pools)},
         )
 
     def _breaker_moved(self, moved: Transition) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -43,14 +43,17 @@ class ServedNames:
 
 class AdapterRegistry:
     """``replicas`` maps a replica's name to its base URL (ending in /v1). What a silent replica has is not known, and
-    a replica not known to have an adapter is not asked for it.
+    a replica not known to have an adapter is not asked for it. ``lora`` is what the catalogue says just now.
     """
 
-    def __init__(self, replicas: Mapping[str, str], lora: Lora, api_key: str = "") -> None:
+    def __init__(self, replicas: Mapping[str, str], lora: Callable[[], Lora], api_key: Callable[[], str] = str) -> None:
         self._replicas = {name: URL(url) for name, url in replicas.items()}
-        self._lora = lora
-        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._lora_now, self._api_key = lora, api_key
         self._served: dict[str, ServedNames] = {}
+
+    @property
+    def _lora(self) -> Lora:
+        return self._lora_now()
 
     @property
     def listed(self) -> Mapping[str, str]:
@@ -97,7 +100,8 @@ class AdapterRegistry:
         """Until cancelled: know what is served, and load on returned replicas what is listed, where that is allowed."""
         complained: set[str] = set()
         while True:
-            await self.refresh()
+            if self.listed:
+                await self.refresh()
             for replica, names in self.unlisted().items():
                 if replica not in complained:
                     log.warning(
@@ -145,8 +149,9 @@ class AdapterRegistry:
         await self._ask(replica)
 
     def _session(self, timeout_s: float) -> aiohttp.ClientSession:
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
-        return aiohttp.ClientSession(headers=self._headers, timeout=timeout, trust_env=False)
+        key = self._api_key()
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=timeout_s), trust_env=False)
 
 
 def names_in(said: Any) -> ServedNames:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing, asynccontextmanager
 from http import HTTPStatus
 from typing import NamedTuple
@@ -56,10 +56,14 @@ class Limit(NamedTuple):
 
 
 class VllmBackend:
-    """One server. ``aclose`` it when done; the session is made by the first call, inside the running loop."""
+    """One server. ``aclose`` it when done; the session is made by the first call, inside the running loop.
 
-    def __init__(self, settings: VllmSettings) -> None:
-        self._settings, self._preparer = settings, Preparer(_rules(settings))
+    ``adapters`` are the names that it may know besides its model's.
+    """
+
+    def __init__(self, settings: VllmSettings, adapters: Callable[[], Collection[str]] = tuple) -> None:
+        self._settings, self._rules = settings, _rules(settings, adapters)
+        self._preparer = Preparer(self._rules)
         base = str(settings.base_url).rstrip("/")
         self._targets = {name: (method, URL(f"{base}/{path}")) for name, (method, path) in OPERATIONS.items()}
         self._health = URL(base).origin().with_path(settings.health_path)
@@ -110,7 +114,7 @@ class VllmBackend:
             status=response.status,
             headers=_reply_headers(response, is_stream=not isinstance(chunks, Whole)),
             chunks=chunks,
-            served_by=self._settings.served_model or request.target,
+            served_by=self._rules.name_of(request.target),
             usage=usage,
         )
 
@@ -214,7 +218,7 @@ class VllmBackend:
         return self._session
 
 
-def _rules(settings: VllmSettings) -> Rules:
+def _rules(settings: VllmSettings, adapters: Callable[[], Collection[str]]) -> Rules:
     return Rules(
         salt_key=salt_key_in(settings.cache_salt_key_file),
         speaks_vllm=settings.dialect == "vllm",
@@ -222,6 +226,7 @@ def _rules(settings: VllmSettings) -> Rules:
         strict_tools=settings.strict_tools,
         media_hosts=settings.media_hosts,
         model=settings.served_model,
+        adapters=adapters,
     )
 
 

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from audit import AuditUnavailable
 from controlplane.calls import Principal
+from controlplane.console.adapters import AdaptersApi
 from controlplane.console.calls import CallHistory, CallPage, CallView, tenant_of
 from controlplane.console.changes import Changes
 from controlplane.console.costs import CostsApi
@@ -164,6 +165,8 @@ def build(
     app.include_router(VersionsApi(changes).router())
     if ports.selection is not None:
         app.include_router(SelectionApi(ports.selection).router())
+    if ports.adapters is not None:
+        app.include_router(AdaptersApi(ports.adapters, changes).router())
     if ports.costs is not None:
         app.include_router(CostsApi(ports.costs, ports.sees).router())
     pages = Pages(ports, changes, guard, settings, app.openapi)

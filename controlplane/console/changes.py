@@ -32,39 +32,37 @@ class Changes:
 
     async def hold(self, name: str, wish: Wish) -> Receipt:
         """Raises ``AuditUnavailable``: not recorded, therefore not done."""
-        return await self._do({"what": "breaker.hold", "breaker": name}, wish, lambda: self._switch(name, held=True))
+        return await self.do({"what": "breaker.hold", "breaker": name}, wish, lambda: self._switch(name, held=True))
 
     async def release(self, name: str, wish: Wish) -> Receipt:
-        return await self._do(
-            {"what": "breaker.release", "breaker": name}, wish, lambda: self._switch(name, held=False)
-        )
+        return await self.do({"what": "breaker.release", "breaker": name}, wish, lambda: self._switch(name, held=False))
 
     async def move_label(self, model: str, label: str, version: int, wish: Wish) -> Receipt:
         """Raises also ``ChangeRefused`` and ``ChangeFailed``."""
         what = {"what": "model.label", "model": model, "label": label, "version": version}
-        return await self._do(what, wish, lambda: self.models.move_label(model, label, version))
+        return await self.do(what, wish, lambda: self.models.move_label(model, label, version))
 
     async def load(self, model: str, version: int, wish: Wish) -> Receipt:
         what = {"what": "model.load", "model": model, "version": version}
-        return await self._do(what, wish, lambda: self.models.load(model, version))
+        return await self.do(what, wish, lambda: self.models.load(model, version))
 
     async def unload(self, model: str, version: int, wish: Wish) -> Receipt:
         what = {"what": "model.unload", "model": model, "version": version}
-        return await self._do(what, wish, lambda: self.models.unload(model, version))
+        return await self.do(what, wish, lambda: self.models.unload(model, version))
 
     async def set_canary(self, model: str, version: int | None, percent: int, wish: Wish) -> Receipt:
         what = _share("model.canary", model, version, percent)
-        return await self._do(what, wish, lambda: self.models.set_canary(model, version, percent))
+        return await self.do(what, wish, lambda: self.models.set_canary(model, version, percent))
 
     async def set_shadow(self, model: str, version: int | None, percent: int, wish: Wish) -> Receipt:
         what = _share("model.shadow", model, version, percent)
-        return await self._do(what, wish, lambda: self.models.set_shadow(model, version, percent))
+        return await self.do(what, wish, lambda: self.models.set_shadow(model, version, percent))
 
     async def roll_back(self, model: str, wish: Wish) -> Receipt:
         """The record says where to, so it is done only if that is still the way back."""
         version = self.models.previous(model)
         what = {"what": "model.rollback", "model": model, "version": version}
-        return await self._do(what, wish, lambda: self.models.roll_back(model, version))
+        return await self.do(what, wish, lambda: self.models.roll_back(model, version))
 
     async def release_version(self, model: str, version: int, wish: Wish) -> Receipt:
         """Recorded among the model's moves, which are what holds are read back from after a restart."""
@@ -74,7 +72,7 @@ class Changes:
         switch = self.breakers.hold if held else self.breakers.release
         switch(name, HOLD)
 
-    async def _do(self, what: Mapping[str, Any], wish: Wish, act: Callable[[], Awaitable[None]]) -> Receipt:
+    async def do(self, what: Mapping[str, Any], wish: Wish, act: Callable[[], Awaitable[None]]) -> Receipt:
         said = {**what, "reason": wish.reason, "by": wish.by.subject, "tenant": wish.by.tenant}
         if wish.by.chain:
             said["delegation"] = list(wish.by.chain)

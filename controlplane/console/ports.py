@@ -207,6 +207,17 @@ class LearntView:
     under_review: bool
 
 
+class AdapterControl(Protocol):
+    """LoRA adapters. What cannot be done raises ``ChangeRefused`` or ``ChangeFailed``."""
+
+    def where(self) -> Mapping[str, Sequence[str]]:
+        """The replicas that serve it, by adapter; none for one that is listed and nobody has."""
+        ...
+
+    async def load(self, adapter: str) -> None: ...
+    async def unload(self, adapter: str) -> None: ...
+
+
 class SelectionControl(Protocol):
     def view(self, principal: Principal) -> Sequence[LearntView]: ...
 
@@ -235,4 +246,5 @@ class ConsolePorts:
     take_outcomes: Callable[[Sequence[OutcomeLabel]], None]
     sees: Callable[[Principal, str], bool] = same_tenant
     selection: SelectionControl | None = None
+    adapters: AdapterControl | None = None
     costs: CostsView | None = None

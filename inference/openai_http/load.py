@@ -6,6 +6,7 @@ the counters of a frozen engine stand still and look idle.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 
 import aiohttp
@@ -20,6 +21,7 @@ WAITING, RUNNING = "vllm:num_requests_waiting", "vllm:num_requests_running"
 KV_NAMES = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")  # the second until about 0.10
 WORKED = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total")
 SLEEP = "vllm:engine_sleep_state"
+MEMORY = "process_resident_memory_bytes"
 AWAKE = 'sleep_state="awake"'
 READ = frozenset({WAITING, RUNNING, SLEEP, *KV_NAMES, *WORKED})
 
@@ -48,7 +50,17 @@ def load_in(text: str) -> Load:
         kv_ratio=max((value for name in KV_NAMES for value in values[name]), default=0.0),
         is_asleep=bool(values[SLEEP]) and not any(values[SLEEP]),
         worked=sum(worked) if worked else None,
+        rss_bytes=_number_after(MEMORY, text),
     )
+
+
+def _number_after(name: str, text: str) -> int | None:
+    """Of a series without labels."""
+    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+    try:
+        return int(float(found[1])) if found else None
+    except ValueError:
+        return None
 
 
 class VllmLoad:

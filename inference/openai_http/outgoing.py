@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hmac
 import secrets
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -50,7 +51,10 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What one server is told. ``salt_key`` makes the tenants' salts; whoever knows it could reach their prefixes."""
+    """What one server is told. ``salt_key`` makes the tenants' salts; whoever knows it could reach their prefixes.
+
+    ``model`` is the server's own name for what callers ask for, "" when it is theirs; never for one of ``adapters``.
+    """
 
     salt_key: bytes
     speaks_vllm: bool = True
@@ -58,6 +62,11 @@ class Rules:
     strict_tools: bool = True
     media_hosts: tuple[str, ...] = ()
     model: str = ""
+    adapters: Callable[[], Collection[str]] = tuple
+
+    def name_of(self, target: str) -> str:
+        """What the server knows ``target`` by."""
+        return self.model if self.model and target not in self.adapters() else target
 
 
 class Preparer:
@@ -66,8 +75,7 @@ class Preparer:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._salt = lru_cache(SALTS_KEPT)(self._made_salt)
-        renamed = {"model"} if rules.model else set()
-        self._looked_at = {name: parameters.looked_at(name) | renamed for name in (*SALTED, "count_tokens")}
+        self._looked_at = {name: parameters.looked_at(name) for name in (*SALTED, "count_tokens")}
 
     def prepare(self, request: BackendRequest) -> Outgoing:
         """Raises ``BackendRejected`` with the reason why a request must not go out as it is."""
@@ -82,7 +90,10 @@ class Preparer:
         if points_somewhere(body):
             check_media(fields, self._rules.media_hosts)
         asks = request.streams and operation in OPTIONS_ASKED
-        if looked_at.isdisjoint(fields) and not (asks and "stream_options" in fields):
+        named = _written(self._rules.name_of(request.target))
+        if fields.get("model", named) != named:  # by another name, or a lighter model answers in its place
+            fields["model"] = named
+        elif looked_at.isdisjoint(fields) and not (asks and "stream_options" in fields):
             return self._with_ours_in_front(request, asks=asks, is_empty=not fields)
         return self._anew(fields, request, asks=asks)
 
@@ -110,8 +121,6 @@ class Preparer:
                 parameters.check_tools(fields)
             if rules.strict_tools and rules.speaks_vllm:
                 parameters.make_strict(fields, operation)
-        if rules.model:
-            fields["model"] = msgspec.Raw(msgspec.json.encode(rules.model))
         hides_usage = hides_running = False
         if asks:
             hides_usage, hides_running = self._ask_for_usage(fields)
@@ -163,3 +172,8 @@ def salt_key_in(file: Path | None) -> bytes:
     if len(key) < SALT_KEY_BYTES:
         raise ValueError(f"{file} holds fewer than {SALT_KEY_BYTES} bytes of secret")
     return key
+
+
+@lru_cache(SALTS_KEPT)
+def _written(model: str) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(model))

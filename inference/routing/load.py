@@ -16,6 +16,7 @@ class Load:
     kv_ratio: float = 0.0  # of the KV cache in use, 0 to 1
     is_asleep: bool = False
     worked: float | None = None
+    rss_bytes: int | None = None  # of the server's front process
 
     def score(self, waiting_threshold: int, kv_threshold: float) -> float:
         """``SATURATED`` or more: further calls would queue or push others out of the cache."""

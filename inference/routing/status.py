@@ -22,6 +22,7 @@ class ReplicaStatus:
     waiting: int | None
     running: int | None
     kv_ratio: float | None
+    rss_bytes: int | None
     load_age_s: float | None
     retry_after_s: float | None
 
@@ -39,6 +40,7 @@ def status_of(replica: Replica, now_s: float) -> ReplicaStatus:
         waiting=load.waiting if load else None,
         running=load.running if load else None,
         kv_ratio=load.kv_ratio if load else None,
+        rss_bytes=load.rss_bytes if load else None,
         load_age_s=now_s - replica.load_at_s if load else None,
         retry_after_s=health.retry_after_s(now_s),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 
 from pydantic import HttpUrl
@@ -32,10 +32,11 @@ class VllmPool:
         routing: RoutingSettings,
         *,
         serves: Serves = serves_everything,
+        adapters: Callable[[], Collection[str]] = tuple,
     ) -> None:
         urls = dict(replicas) or {settings.base_url.host or "only": settings.base_url}
         each = {name: settings.model_copy(update={"base_url": url}) for name, url in urls.items()}
-        self._backends = {name: VllmBackend(one) for name, one in each.items()}
+        self._backends = {name: VllmBackend(one, adapters) for name, one in each.items()}
         self._loads = {name: VllmLoad(one) for name, one in each.items()} if routing.watch.metrics else {}
         probed = self._backends if routing.watch.probe != "none" else {}
         probes = {name: OneToken(one, settings.served_model, routing.watch.probe) for name, one in probed.items()}

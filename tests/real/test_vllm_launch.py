@@ -139,7 +139,7 @@ async def until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> Non
 
 @pytest.fixture
 async def registry(server: Server) -> AdapterRegistry:
-    registry = AdapterRegistry({"one": server.url}, server.lora, KEY)
+    registry = AdapterRegistry({"one": server.url}, lambda: server.lora, lambda: KEY)
     await registry.refresh()
     return registry
 
@@ -168,7 +168,9 @@ async def test_an_adapter_named_at_launch_is_there_and_the_other_comes_and_goes(
 
 
 async def test_an_adapter_that_cannot_be_read_is_refused_with_the_servers_reason(server: Server) -> None:
-    registry = AdapterRegistry({"one": server.url}, Lora(adapters={"gone": "/nowhere"}, runtime=True), KEY)
+    registry = AdapterRegistry(
+        {"one": server.url}, lambda: Lora(adapters={"gone": "/nowhere"}, runtime=True), lambda: KEY
+    )
     await registry.refresh()
     with pytest.raises(AdapterRefused) as refused:
         await registry.load("gone")

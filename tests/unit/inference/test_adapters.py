@@ -58,7 +58,7 @@ async def replica() -> AsyncIterator[Replica]:
 
 
 async def test_a_listed_adapter_is_loaded_from_its_listed_path_once(replica: Replica) -> None:
-    registry = AdapterRegistry({"one": replica.url}, LORA)
+    registry = AdapterRegistry({"one": replica.url}, lambda: LORA)
     await registry.refresh()
     assert not registry.serves("one", "tiny-a")
     await registry.load("tiny-a")
@@ -69,7 +69,7 @@ async def test_a_listed_adapter_is_loaded_from_its_listed_path_once(replica: Rep
 
 
 async def test_an_unlisted_adapter_is_never_asked_for(replica: Replica) -> None:
-    registry = AdapterRegistry({"one": replica.url}, LORA)
+    registry = AdapterRegistry({"one": replica.url}, lambda: LORA)
     await registry.refresh()
     with pytest.raises(AdapterRefused) as refused:
         await registry.load("../../etc")
@@ -77,7 +77,7 @@ async def test_an_unlisted_adapter_is_never_asked_for(replica: Replica) -> None:
 
 
 async def test_a_server_that_takes_adapters_only_at_start_is_not_asked(replica: Replica) -> None:
-    registry = AdapterRegistry({"one": replica.url}, LORA.model_copy(update={"runtime": False}))
+    registry = AdapterRegistry({"one": replica.url}, lambda: LORA.model_copy(update={"runtime": False}))
     await registry.refresh()
     for change in (registry.load, registry.unload):
         with pytest.raises(AdapterRefused) as refused:
@@ -88,7 +88,7 @@ async def test_a_server_that_takes_adapters_only_at_start_is_not_asked(replica: 
 
 async def test_a_replica_that_refuses_does_not_serve_it(replica: Replica) -> None:
     replica.refuses = True
-    registry = AdapterRegistry({"one": replica.url}, LORA)
+    registry = AdapterRegistry({"one": replica.url}, lambda: LORA)
     await registry.refresh()
     with pytest.raises(AdapterRefused, match="no such path") as refused:
         await registry.load("tiny-a")
@@ -98,7 +98,7 @@ async def test_a_replica_that_refuses_does_not_serve_it(replica: Replica) -> Non
 
 async def test_what_a_silent_replica_had_is_forgotten(replica: Replica) -> None:
     replica.adapters = {"tiny-a"}
-    registry = AdapterRegistry({"one": replica.url, "gone": "http://127.0.0.1:9/v1"}, LORA)
+    registry = AdapterRegistry({"one": replica.url, "gone": "http://127.0.0.1:9/v1"}, lambda: LORA)
     await registry.refresh()
     assert registry.serves("one", "tiny-a")
     assert not registry.serves("gone", "tiny-a")
@@ -107,7 +107,7 @@ async def test_what_a_silent_replica_had_is_forgotten(replica: Replica) -> None:
 
 async def test_unloading_takes_it_from_those_who_have_it(replica: Replica) -> None:
     replica.adapters = {"tiny-a", "tiny-b"}
-    registry = AdapterRegistry({"one": replica.url}, LORA)
+    registry = AdapterRegistry({"one": replica.url}, lambda: LORA)
     await registry.refresh()
     await registry.unload("tiny-a")
     assert replica.adapters == {"tiny-b"}
@@ -116,7 +116,7 @@ async def test_unloading_takes_it_from_those_who_have_it(replica: Replica) -> No
 
 async def test_an_adapter_that_somebody_else_loaded_is_told(replica: Replica) -> None:
     replica.adapters = {"tiny-a", "stranger"}
-    registry = AdapterRegistry({"one": replica.url}, LORA)
+    registry = AdapterRegistry({"one": replica.url}, lambda: LORA)
     await registry.refresh()
     assert registry.unlisted() == {"one": ["stranger"]}
 
