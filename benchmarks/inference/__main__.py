@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-PARTS = ("routing", "overhead", "reality", "freeze", "selection")
+PARTS = ("encoding", "imports", "predicting", "routing", "overhead", "reality", "freeze", "selection")
 """Modules beside this one, each with a ``main`` that reads the command line."""
 
 

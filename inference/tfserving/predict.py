@@ -1,6 +1,6 @@
 """A Predict request straight to bytes: one copy of each tensor and no message object in between.
 
-The same bytes protobuf would write, about forty times faster for an image (``benchmarks/predict.py``).
+The same bytes protobuf would write, about forty times faster for an image (``python -m benchmarks.inference encoding``).
 """
 
 from __future__ import annotations
