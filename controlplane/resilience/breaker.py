@@ -5,8 +5,19 @@
     HALF_OPEN  a round of probes passes, one at a time; their results close or reopen
     HELD       refused for as long as somebody holds it: a drift verdict, an operator
 
-Every legal move stands in TRANSITIONS. ``now_s`` is monotonic and never goes back. Use from one thread: nothing here
-waits, so nothing comes between reading and writing.
+Every legal move stands in TRANSITIONS, and why it was made is a word of Cause or the word of whoever holds:
+
+    error_rate          the share of failed calls was too high
+    first_token_late    so it was, and most of them had no first token in time
+    stalled             so it was, and most of them stopped in the middle
+    slow_rate           the share of failed and slow calls was too high
+    connect_failures    so many calls in a row found no connection
+    cooled_down         the open time is over
+    probes_succeeded    enough probes of the round went well
+    probes_failed       too many probes of the round did not
+
+Only a bad call opens a breaker, and only probes close one. ``now_s`` is monotonic and never goes back. Use from one
+thread: nothing here waits, so nothing comes between reading and writing.
 """
 
 from __future__ import annotations
@@ -16,8 +27,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from controlplane.resilience.lessons import Verdict
 from controlplane.resilience.settings import BreakerSettings
 from controlplane.resilience.window import Counts, SlidingWindow
+
+__all__ = [
+    "TRANSITIONS",
+    "Cause",
+    "CircuitBreaker",
+    "Event",
+    "IllegalTransition",
+    "Permit",
+    "State",
+    "Transition",
+    "Verdict",
+]
 
 DOUBLINGS_COUNTED = 32  # beyond any sensible ratio of longest to shortest open time
 
@@ -50,14 +74,21 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 }
 
 
-class Verdict(StrEnum):
-    """What a call taught us about the backend."""
+class Cause(StrEnum):
+    """Why the breaker moved by itself. These words go into metrics, logs and refusals."""
 
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"  # 5xx, timeout, broken answer
-    UNREACHABLE = "unreachable"  # no connection: a failure that needs no statistics
-    ABANDONED = "abandoned"  # the caller left first: a slow call if he had waited that long, else nothing learnt
-    TAUGHT_NOTHING = "taught_nothing"  # the caller's own fault, a 429
+    ERROR_RATE = "error_rate"
+    FIRST_TOKEN_LATE = "first_token_late"  # noqa: S105  no password
+    STALLED = "stalled"
+    SLOW_RATE = "slow_rate"
+    CONNECT_FAILURES = "connect_failures"
+    COOLED_DOWN = "cooled_down"
+    PROBES_SUCCEEDED = "probes_succeeded"
+    PROBES_FAILED = "probes_failed"
+
+
+SUCCEEDED, ABANDONED = Verdict.SUCCEEDED, Verdict.ABANDONED
+FAILURES = (Verdict.FAILED, Verdict.UNREACHABLE, Verdict.SILENT, Verdict.STALLED)
 
 
 class IllegalTransition(Exception):
@@ -74,8 +105,7 @@ class Permit:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """``reason``: ``error_rate``, ``slow_rate``, ``connect_failures``, ``cooled_down``, ``probes_succeeded``,
-    ``probes_failed``, or the word of whoever holds or releases."""
+    """``reason`` is a ``Cause``, or the word of whoever holds or releases."""
 
     name: str
     before: State
@@ -106,12 +136,14 @@ class CircuitBreaker:
         "_probe_number",
         "_probe_successes",
         "_settings",
+        "_slow_s",
         "_unreachable_in_a_row",
         "_until_s",
         "_window",
         "name",
         "reason",
         "since_s",
+        "slow_generation_s",
         "state",
     )
 
@@ -126,7 +158,8 @@ class CircuitBreaker:
         self.name, self._settings, self._jitter, self._listener = name, settings, jitter, listener
         self.state, self.reason, self.since_s = State.CLOSED, "", 0.0
         self._window = SlidingWindow(settings.window_s, settings.window_max_s, settings.stretch_calls)
-        self._until_s = 0.0
+        self._until_s, self._slow_s = 0.0, settings.slow_call_s
+        self.slow_generation_s = max(settings.slow_generation_s, settings.slow_call_s)
         self._opened_in_a_row = self._unreachable_in_a_row = 0
         self._generation = self._probe_number = self._probe_successes = self._probe_failures = 0
         self._leases: dict[int, float] = {}  # probe number → when its place is given to another
@@ -138,25 +171,38 @@ class CircuitBreaker:
         if self.state is State.CLOSED:
             return self._ordinary
         if self.state is State.OPEN and now_s >= self._until_s:
-            self._apply(Event.COOLED_DOWN, "cooled_down", now_s)
+            self._apply(Event.COOLED_DOWN, Cause.COOLED_DOWN, now_s)
         return self._admit_probe(now_s) if self.state is State.HALF_OPEN else None
 
-    def report(self, permit: Permit, verdict: Verdict, elapsed_s: float, now_s: float) -> None:
-        """What became of a permitted call. An answer from before the last transition is too late to count."""
+    def report(
+        self, permit: Permit, verdict: Verdict, elapsed_s: float, now_s: float, slow_s: float | None = None
+    ) -> None:
+        """What became of a permitted call. An answer from before the last transition is too late to count.
+
+        ``slow_s``: from when this call counts as slow, where that is another time than for most.
+        """
         if permit.generation != self._generation:
             return
-        failed = verdict in (Verdict.FAILED, Verdict.UNREACHABLE)
-        slow = elapsed_s >= self._settings.slow_call_s
+        is_slow = elapsed_s >= (self._slow_s if slow_s is None else slow_s)
         if permit.probe:
             self._leases.pop(permit.probe, None)
-        if verdict is Verdict.TAUGHT_NOTHING or (verdict is Verdict.ABANDONED and not slow):
+        elif verdict is SUCCEEDED and not is_slow:
+            self._unreachable_in_a_row = 0
+            self._window.count(now_s)
+            return
+        is_failure = verdict in FAILURES or (is_slow and verdict is Verdict.LATE)
+        if not (is_failure or verdict is SUCCEEDED or (is_slow and verdict is ABANDONED)):
             return
         if permit.probe:
-            self._judge_probe(now_s, succeeded=not failed and not slow)
-        else:
-            self._unreachable_in_a_row = self._unreachable_in_a_row + 1 if verdict is Verdict.UNREACHABLE else 0
-            self._window.record(now_s, failed=failed, slow=slow)
-            self._judge_window(now_s)
+            self._judge_probe(now_s, succeeded=not is_failure and not is_slow)
+            return
+        bucket = self._window.count(now_s)
+        bucket.failed += is_failure
+        bucket.slow += not is_failure
+        bucket.silent += verdict is Verdict.SILENT
+        bucket.stalled += verdict is Verdict.STALLED
+        self._unreachable_in_a_row = self._unreachable_in_a_row + 1 if verdict is Verdict.UNREACHABLE else 0
+        self._judge_window(now_s)
 
     def hold(self, reason: str, now_s: float) -> bool:
         """Refuse every call until ``reason`` is released. Several may hold; False when this one already did."""
@@ -175,6 +221,11 @@ class CircuitBreaker:
         if not self._holds:
             self._apply(Event.RELEASE, reason, now_s)
         return True
+
+    def hasten(self, now_s: float) -> None:
+        """Something was seen that makes a probe worth while at once."""
+        if self.state is State.OPEN:
+            self._until_s = min(self._until_s, now_s)
 
     @property
     def holds(self) -> tuple[str, ...]:
@@ -209,23 +260,27 @@ class CircuitBreaker:
         else:
             self._probe_failures += 1
         if self._probe_failures > self._settings.probes - needed:
-            self._apply(Event.PROBES_FAILED, "probes_failed", now_s)
+            self._apply(Event.PROBES_FAILED, Cause.PROBES_FAILED, now_s)
         elif self._probe_successes >= needed:
-            self._apply(Event.PROBES_SUCCEEDED, "probes_succeeded", now_s)
+            self._apply(Event.PROBES_SUCCEEDED, Cause.PROBES_SUCCEEDED, now_s)
 
     def _judge_window(self, now_s: float) -> None:
-        if self._window.is_untroubled:
-            return
         if self._unreachable_in_a_row >= self._settings.connect_failures:
-            self._apply(Event.TRIP, "connect_failures", now_s)
+            self._apply(Event.TRIP, Cause.CONNECT_FAILURES, now_s)
             return
         calls, failed, slow = self._window.counts(now_s)
         if calls < self._settings.min_calls:
             return
         if failed >= self._settings.error_rate * calls:
-            self._apply(Event.TRIP, "error_rate", now_s)
+            self._apply(Event.TRIP, self._cause_of_failures(failed, now_s), now_s)
         elif failed + slow >= self._settings.slow_rate * calls:
-            self._apply(Event.TRIP, "slow_rate", now_s)
+            self._apply(Event.TRIP, Cause.SLOW_RATE, now_s)
+
+    def _cause_of_failures(self, failed: int, now_s: float) -> Cause:
+        silent, stalled = self._window.causes(now_s)
+        if 2 * silent > failed:
+            return Cause.FIRST_TOKEN_LATE
+        return Cause.STALLED if 2 * stalled > failed else Cause.ERROR_RATE
 
     def _apply(self, event: Event, reason: str, now_s: float) -> None:
         before = self.state

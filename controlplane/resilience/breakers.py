@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from controlplane.resilience.breaker import CircuitBreaker, State, Transition
-from controlplane.resilience.guarded import GuardedBackend
+from controlplane.resilience.guarded import GuardedBackend, ProbeLeases
 from controlplane.resilience.settings import BreakerSettings
 from inference.backend import Backend, BackendReply, BackendRequest
 
@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 MAX_BREAKERS = 1000
 Listener = Callable[[Transition], None]
+HoldListener = Callable[[str, str, bool], None]
+"""(breaker's name, word of the holder, whether he holds now)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +61,50 @@ class Breakers:
         self._settings_for, self._now, self._jitter, self._max = settings_for, now, jitter, max_breakers
         self._known: OrderedDict[str, CircuitBreaker] = OrderedDict()
         self._listeners: list[Listener] = []
+        self._hold_listeners: list[HoldListener] = []
+        self._lasting: set[str] = set()
+        self.leases: ProbeLeases | None = None  # set before the first call where several gateways share backends
 
     def listen(self, listener: Listener) -> None:
         """Tell ``listener`` of every transition. One that raises is logged and hurts neither call nor breaker."""
         self._listeners.append(listener)
+
+    def listen_to_holds(self, listener: HoldListener) -> None:
+        """Tell ``listener`` of every hold that was placed or let go. One that raises is logged."""
+        self._hold_listeners.append(listener)
+
+    def add(self, name: str, settings: BreakerSettings) -> CircuitBreaker:
+        """A breaker that is there from the start, has settings of its own and is never forgotten."""
+        breaker = self._known[name] = CircuitBreaker(name, settings, jitter=self._jitter, listener=self._announce)
+        self._lasting.add(name)
+        return breaker
 
     def of(self, target: str, version: int | None = None, label: str | None = None) -> CircuitBreaker:
         return self._named(breaker_name(target, version, label), target)
 
     def hold(self, name: str, reason: str) -> bool:
         """Refuse every call to ``name`` (see ``breaker_name``) until ``reason`` is released."""
-        return self._named(name, target_in(name)).hold(reason, self._now())
+        if not self._named(name, target_in(name)).hold(reason, self._now()):
+            return False
+        self._tell_of_hold(name, reason, is_held=True)
+        return True
 
     def release(self, name: str, reason: str) -> bool:
         """Let go of a hold; the breaker of the last one goes half open, and probes decide."""
         breaker = self._known.get(name)
-        return breaker is not None and breaker.release(reason, self._now())
+        if breaker is None or not breaker.release(reason, self._now()):
+            return False
+        self._tell_of_hold(name, reason, is_held=False)
+        return True
+
+    def hasten(self, name: str) -> None:
+        """Probe ``name`` with the next call if it is open: somebody saw it work."""
+        if breaker := self._known.get(name):
+            breaker.hasten(self._now())
+
+    def holds(self) -> list[tuple[str, str]]:
+        """Name and word of every hold."""
+        return [(name, reason) for name, breaker in self._known.items() for reason in breaker.holds]
 
     def snapshot(self) -> list[BreakerStatus]:
         now_s = self._now()
@@ -95,7 +125,7 @@ class Breakers:
         """Forgetting an open breaker costs some failed calls, forgetting a hold would undo a verdict."""
         for forgettable in ({State.CLOSED}, {State.HALF_OPEN, State.OPEN}):
             for name, breaker in self._known.items():
-                if breaker.state in forgettable:
+                if breaker.state in forgettable and name not in self._lasting:
                     del self._known[name]
                     return
 
@@ -105,6 +135,13 @@ class Breakers:
                 listener(transition)
             except Exception:
                 log.exception("a listener to breaker transitions failed")
+
+    def _tell_of_hold(self, name: str, reason: str, *, is_held: bool) -> None:
+        for listener in self._hold_listeners:
+            try:
+                listener(name, reason, is_held)
+            except Exception:
+                log.exception("a listener to holds failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +154,7 @@ class GuardedByVersion:
 
     def send(self, request: BackendRequest) -> AbstractAsyncContextManager[BackendReply]:
         breaker = self.breakers.of(request.target, request.version, request.label)
-        return GuardedBackend(self.inner, breaker, self.now).send(request)
+        return GuardedBackend(self.inner, breaker, self.now, self.breakers.leases).send(request)
 
 
 def target_in(name: str) -> str:

@@ -5,18 +5,28 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from http import HTTPStatus
+from typing import Protocol
 
-from controlplane.resilience.breaker import CircuitBreaker, State, Verdict
+from controlplane.resilience.breaker import CircuitBreaker, State
+from controlplane.resilience.lessons import Verdict, verdict_of, verdict_of_status
 from inference.backend import Backend, BackendReply, BackendRequest
-from inference.errors import BackendError, BackendRejected, BackendUnavailable
+from inference.errors import BackendError, BackendUnavailable
 from inference.whole import Whole
 
-UNREACHABLE = frozenset({"connect_failed", "connect_timeout", "dns_failed"})
-"""Reasons of ``BackendUnavailable`` that mean that there was no connection at all."""
+GENERATES = frozenset({"chat", "completions", "messages", "responses"})
+"""Operations whose whole answer takes as long as the caller wants it to be."""
 
-NOT_ITS_FAULT = frozenset({"rate_limited", "breaker_open", "breaker_held", "credential_missing", "closed"})
-"""Reasons that say nothing about the backend's health: it set a limit, or we never asked it."""
+PROBED_ELSEWHERE_S = 1.0
+
+
+class ProbeLeases(Protocol):
+    """Sees to it that of several gateways one probes. Asked for probes alone, never on the quiet path."""
+
+    async def take(self, name: str) -> str | None:
+        """A token; None when another gateway probes just now. MUST answer soon, and MUST NOT raise."""
+        ...
+
+    def give_back(self, name: str, token: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -38,6 +48,7 @@ class GuardedBackend:
     inner: Backend
     breaker: CircuitBreaker
     now: Callable[[], float]
+    leases: ProbeLeases | None = None  # None: this gateway is alone
 
     @asynccontextmanager
     async def send(self, request: BackendRequest) -> AsyncGenerator[BackendReply]:
@@ -50,8 +61,10 @@ class GuardedBackend:
         permit = self.breaker.admit(started_s)
         if permit is None:
             raise self._refusal(started_s)
-        watch = Watch()
+        watch, lease = Watch(), None
         try:
+            if permit.probe and self.leases is not None:
+                lease = await self._lease(self.leases)
             async with self.inner.send(request) as reply:
                 watch.elapsed_s = self.now() - started_s
                 if isinstance(reply.chunks, Whole):
@@ -66,7 +79,24 @@ class GuardedBackend:
         finally:
             now_s = self.now()
             elapsed_s = now_s - started_s if watch.elapsed_s is None else watch.elapsed_s
-            self.breaker.report(permit, watch.verdict, elapsed_s, now_s)
+            slow_s = None
+            if not request.streams and request.operation in GENERATES:
+                slow_s = self.breaker.slow_generation_s
+            self.breaker.report(permit, watch.verdict, elapsed_s, now_s, slow_s)
+            if lease is not None and self.leases is not None:
+                self.leases.give_back(self.breaker.name, lease)
+
+    async def _lease(self, leases: ProbeLeases) -> str:
+        """Raises ``BackendUnavailable``: ``breaker_open`` while another gateway probes."""
+        lease = await leases.take(self.breaker.name)
+        if lease is None:
+            detail = f"{self.breaker.name} is {self.breaker.state}: another gateway probes it"
+            raise BackendUnavailable("breaker_open", detail, retry_after_s=PROBED_ELSEWHERE_S)
+        return lease
+
+    def refusal(self) -> BackendUnavailable | None:
+        """What to say to a call that can be no probe; None when nothing is in its way."""
+        return None if self.breaker.state is State.CLOSED else self._refusal(self.now())
 
     async def _watched(self, reply: BackendReply, watch: Watch, *, streams: bool) -> AsyncGenerator[bytes]:
         inner, verdict, waited_s = reply.chunks, verdict_of_status(reply.status), watch.elapsed_s or 0.0
@@ -92,18 +122,3 @@ class GuardedBackend:
             return BackendUnavailable("breaker_held", f"{breaker.name} is held: {', '.join(breaker.holds)}")
         detail = f"{breaker.name} is {breaker.state}: {breaker.reason}"
         return BackendUnavailable("breaker_open", detail, retry_after_s=breaker.retry_after_s(now_s))
-
-
-def verdict_of(error: BackendError) -> Verdict:
-    if isinstance(error, BackendRejected) or error.reason in NOT_ITS_FAULT:
-        return Verdict.TAUGHT_NOTHING
-    if isinstance(error, BackendUnavailable) and error.reason in UNREACHABLE:
-        return Verdict.UNREACHABLE
-    return Verdict.FAILED
-
-
-def verdict_of_status(status: int) -> Verdict:
-    """A 4xx is about the request: it neither proves the backend sick nor well."""
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Verdict.FAILED
-    return Verdict.TAUGHT_NOTHING if status >= HTTPStatus.BAD_REQUEST else Verdict.SUCCEEDED

@@ -15,6 +15,12 @@ class BreakerSettings(BaseModel, frozen=True, extra="forbid"):
     slow_call_s: float = Field(
         default=0.8, gt=0, description="Seconds from which a call is slow; for a streamed one, to its first byte."
     )
+    slow_generation_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds from which a generated answer that is not streamed is slow: its first token is not seen, "
+        "and its length is the caller's choice.",
+    )
     window_s: float = Field(default=10.0, gt=0, description="Seconds the rates look back.")
     stretch_calls: int = Field(
         default=50,

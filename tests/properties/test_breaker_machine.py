@@ -8,13 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from controlplane.resilience.breaker import TRANSITIONS, CircuitBreaker, Permit, State, Transition, Verdict
+from controlplane.resilience.breaker import TRANSITIONS, Cause, CircuitBreaker, Permit, State, Transition, Verdict
 from controlplane.resilience.settings import BreakerSettings
 
 SETTINGS = BreakerSettings(min_calls=4, stretch_calls=6, connect_failures=3, probes=3, probe_success_ratio=0.6)
 VERDICTS = st.sampled_from(Verdict)
 ELAPSED_S = st.sampled_from([0.0, 0.1, 0.8, 5.0])
 JITTERS = st.floats(0, 1, exclude_max=True)
+HOLDERS = ["drift_verdict", "operator"]
+FAILURES = {Verdict.FAILED, Verdict.UNREACHABLE, Verdict.SILENT, Verdict.STALLED}
+
+
+def lesson(verdict: Verdict, *, slow: bool) -> str:
+    """What the rules say in words: ``good``, ``slow``, ``failed`` or "" for nothing learnt."""
+    if verdict in FAILURES or (verdict is Verdict.LATE and slow):
+        return "failed"
+    if verdict is Verdict.SUCCEEDED:
+        return "slow" if slow else "good"
+    return "slow" if verdict is Verdict.ABANDONED and slow else ""
 
 
 class BreakerMachine(RuleBasedStateMachine):
@@ -27,7 +38,7 @@ class BreakerMachine(RuleBasedStateMachine):
         self.tested = CircuitBreaker("m/1", SETTINGS, jitter=lambda: jitter, listener=self.hear)
         self.out: list[Permit] = []
         self.probes: dict[Permit, float] = {}
-        self.counted: list[tuple[float, Verdict, bool]] = []
+        self.counted: list[tuple[float, Verdict, str]] = []
         self.holds: set[str] = set()
 
     def hear(self, transition: Transition) -> None:
@@ -60,7 +71,15 @@ class BreakerMachine(RuleBasedStateMachine):
     def answer(self, data: st.DataObject, verdict: Verdict, elapsed_s: float) -> None:
         self.finish(data.draw(st.integers(0, len(self.out) - 1)), verdict, elapsed_s)
 
-    @rule(verdicts=st.lists(st.sampled_from([Verdict.SUCCEEDED, Verdict.FAILED]), max_size=8), elapsed_s=ELAPSED_S)
+    @rule()
+    def seen_to_work_elsewhere(self) -> None:
+        before = self.tested.state
+        self.tested.hasten(self.now_s)
+        assert self.tested.state is before
+        if before is State.OPEN:
+            assert self.tested.retry_after_s(self.now_s) == 0
+
+    @rule(verdicts=st.lists(VERDICTS, max_size=8), elapsed_s=ELAPSED_S)
     def traffic(self, verdicts: list[Verdict], elapsed_s: float) -> None:
         for verdict in verdicts:
             under_way = len(self.out)
@@ -71,11 +90,11 @@ class BreakerMachine(RuleBasedStateMachine):
     def finish(self, index: int, verdict: Verdict, elapsed_s: float) -> None:
         permit = self.out.pop(index)
         before, moves = self.tested.state, len(self.told)
-        slow, is_late = elapsed_s >= SETTINGS.slow_call_s, permit.generation != len(self.told)
-        ignored = is_late or verdict is Verdict.TAUGHT_NOTHING or (verdict is Verdict.ABANDONED and not slow)
+        learnt = lesson(verdict, slow=elapsed_s >= SETTINGS.slow_call_s)
+        ignored = permit.generation != len(self.told) or not learnt
         expected = ""
         if before is State.CLOSED and not ignored:
-            self.counted.append((self.now_s, verdict, slow))
+            self.counted.append((self.now_s, verdict, learnt))
             expected = self.expected_reason()
         self.tested.report(permit, verdict, elapsed_s, self.now_s)
         self.probes.pop(permit, None)
@@ -87,28 +106,32 @@ class BreakerMachine(RuleBasedStateMachine):
     def expected_reason(self) -> str:
         """The word for why the breaker must open now, "" when it must not: the window counted the slow way."""
         verdicts = [verdict for _, verdict, _ in self.counted]
+        if self.counted[-1][2] == "good":
+            return ""  # no good call opens a breaker
         if len(verdicts) >= 3 and set(verdicts[-3:]) == {Verdict.UNREACHABLE}:
             return "connect_failures"
-        calls = failed = slow = 0
+        seen: list[tuple[Verdict, str]] = []
         for age in range(60):
-            if age >= 10 and calls >= SETTINGS.stretch_calls:
+            if age >= 10 and len(seen) >= SETTINGS.stretch_calls:
                 break
-            for at_s, verdict, was_slow in self.counted:
-                if int(self.now_s) - int(at_s) == age:
-                    bad = verdict in (Verdict.FAILED, Verdict.UNREACHABLE)
-                    calls, failed, slow = calls + 1, failed + bad, slow + (was_slow and not bad)
-        if calls < SETTINGS.min_calls:
+            seen += [(v, learnt) for at_s, v, learnt in self.counted if int(self.now_s) - int(at_s) == age]
+        failed = [verdict for verdict, learnt in seen if learnt == "failed"]
+        slow = [verdict for verdict, learnt in seen if learnt == "slow"]
+        if len(seen) < SETTINGS.min_calls:
             return ""
-        if failed >= calls / 2:
-            return "error_rate"
-        return "slow_rate" if failed + slow >= calls / 2 else ""
+        if len(failed) < len(seen) / 2:
+            return "slow_rate" if len(failed) + len(slow) >= len(seen) / 2 else ""
+        for verdict, word in ((Verdict.SILENT, "first_token_late"), (Verdict.STALLED, "stalled")):
+            if failed.count(verdict) > len(failed) / 2:
+                return word
+        return "error_rate"
 
-    @rule(reason=st.sampled_from(["drift_verdict", "operator"]))
+    @rule(reason=st.sampled_from(HOLDERS))
     def hold(self, reason: str) -> None:
         assert self.tested.hold(reason, self.now_s) is (reason not in self.holds)
         self.holds.add(reason)
 
-    @rule(reason=st.sampled_from(["drift_verdict", "operator"]))
+    @rule(reason=st.sampled_from(HOLDERS))
     def release(self, reason: str) -> None:
         assert self.tested.release(reason, self.now_s) is (reason in self.holds)
         self.holds.discard(reason)
@@ -124,6 +147,7 @@ class BreakerMachine(RuleBasedStateMachine):
         for move in getattr(self, "told", ()):
             assert move.before is state
             assert move.after in TRANSITIONS[state].values()
+            assert move.reason in {*Cause, *HOLDERS}
             state = move.after
         assert state is (self.tested.state if hasattr(self, "tested") else State.CLOSED)
 

@@ -130,6 +130,50 @@ def test_callers_who_lose_patience_with_a_frozen_backend_open_it() -> None:
     assert tested.reason == "slow_rate"
 
 
+def test_no_good_answer_opens_a_breaker() -> None:
+    """Nineteen of nineteen failed, too few to tell; the twentieth is good news."""
+    tested = breaker()
+    calls(tested, [FAILED] * 19 + [OK], 0.0)
+    assert tested.state is State.CLOSED
+    call(tested, FAILED, 0.0)
+    assert tested.state is State.OPEN
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "word"),
+    [
+        ([Verdict.SILENT] * 20, "first_token_late"),
+        ([Verdict.STALLED] * 20, "stalled"),
+        ([Verdict.SILENT, Verdict.STALLED] * 10, "error_rate"),
+        ([Verdict.SILENT] * 9 + [FAILED] * 11, "error_rate"),
+        ([Verdict.SILENT] * 11 + [OK] * 9, ""),
+        ([OK] * 9 + [Verdict.SILENT] * 11, "first_token_late"),
+    ],
+)
+def test_word_for_too_many_failures_says_what_most_of_them_were(verdicts: list[Verdict], word: str) -> None:
+    tested = breaker()
+    calls(tested, verdicts, 0.0)
+    assert tested.reason == word
+
+
+def test_passed_deadline_counts_by_how_long_it_was() -> None:
+    tested = breaker()
+    calls(tested, [Verdict.LATE] * 100, 0.0, FAST_S)
+    assert tested.counts(0.0).calls == 0
+    assert calls(tested, [Verdict.LATE] * 100, 0.0, SLOW_S) == 20
+    assert tested.reason == "error_rate"
+
+
+def test_call_seen_to_work_elsewhere_brings_the_next_probe_forward_and_closes_nothing() -> None:
+    tested = opened()
+    tested.hasten(1.0)
+    assert tested.state is State.OPEN
+    assert sum(tested.admit(1.0) is not None for _ in range(200)) == 1
+    tested.hold("operator", 1.0)
+    tested.hasten(2.0)
+    assert tested.admit(2.0) is None
+
+
 def test_old_failures_leave_the_window() -> None:
     tested = breaker()
     calls(tested, [FAILED] * 19, 0.0)

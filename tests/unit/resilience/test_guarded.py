@@ -72,9 +72,13 @@ async def test_slow_reader_is_not_a_slow_model(breaker: CircuitBreaker, clock: F
 @pytest.mark.parametrize(
     ("error", "counted"),
     [
-        (BackendTimeout("deadline"), (1, 1, 0)),
+        (BackendTimeout("first_byte_timeout"), (1, 1, 0)),
+        (BackendTimeout("stalled"), (1, 1, 0)),
         (BackendBroke("hung_up"), (1, 1, 0)),
-        (BackendUnavailable("busy"), (1, 1, 0)),
+        (BackendBroke("upstream_500"), (1, 1, 0)),
+        (BackendUnavailable("busy"), (0, 0, 0)),
+        (BackendUnavailable("no_replica"), (0, 0, 0)),
+        (BackendUnavailable("overloaded"), (0, 0, 0)),
         (BackendUnavailable("connect_failed"), (1, 1, 0)),
         (BackendUnavailable("rate_limited"), (0, 0, 0)),
         (BackendRejected("bad_signature"), (0, 0, 0)),
@@ -86,6 +90,52 @@ async def test_failures_count_and_refusals_do_not(
     with pytest.raises(type(error)):
         await whole(GuardedBackend(FakeBackend(clock, error=error), breaker, clock))
     assert breaker.counts(clock.now_s) == counted
+
+
+@pytest.mark.parametrize(("waited_s", "counted"), [(0.1, (0, 0, 0)), (0.9, (1, 1, 0))])
+async def test_deadline_that_passed_is_a_failure_only_if_it_gave_the_time_of_a_slow_call(
+    breaker: CircuitBreaker, clock: FakeClock, waited_s: float, counted: tuple[int, int, int]
+) -> None:
+    """Else one impatient agent could open the breaker for all."""
+    inner = FakeBackend(clock, error=BackendTimeout("deadline"), head_s=waited_s)
+    with pytest.raises(BackendTimeout):
+        await whole(GuardedBackend(inner, breaker, clock))
+    assert breaker.counts(clock.now_s) == counted
+
+
+@pytest.mark.parametrize(("operation", "slow"), [("chat", 0), ("messages", 0), ("embeddings", 1), ("Predict", 1)])
+async def test_long_answers_that_are_generated_whole_are_not_slow(
+    breaker: CircuitBreaker, clock: FakeClock, operation: str, slow: int
+) -> None:
+    request = BackendRequest(call_id="1", target="tiny", operation=operation)
+    backend = GuardedBackend(FakeBackend(clock, chunk_s=20.0), breaker, clock)
+    await whole(backend, request)
+    assert breaker.counts(clock.now_s) == (1, 0, slow)
+
+
+async def test_generated_answer_may_still_take_too_long(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    request = BackendRequest(call_id="1", target="tiny", operation="chat")
+    await whole(GuardedBackend(FakeBackend(clock, chunk_s=30.0), breaker, clock), request)
+    inner = FakeBackend(clock, error=BackendTimeout("deadline"), head_s=30.0)
+    with pytest.raises(BackendTimeout):
+        await whole(GuardedBackend(inner, breaker, clock), request)
+    assert breaker.counts(clock.now_s) == (2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [("first_byte_timeout", "first_token_late"), ("stalled", "stalled"), ("hung_up", "error_rate")],
+)
+async def test_breaker_says_which_limit_its_model_failed_to_keep(
+    breaker: CircuitBreaker, clock: FakeClock, reason: str, word: str
+) -> None:
+    backend = GuardedBackend(FakeBackend(clock, error=BackendTimeout(reason)), breaker, clock)
+    for _ in range(20):
+        with pytest.raises(BackendTimeout):
+            await whole(backend, STREAM)
+    with pytest.raises(BackendUnavailable, match=word) as caught:
+        await whole(backend, STREAM)
+    assert (breaker.reason, caught.value.reason) == (word, "breaker_open")
 
 
 @pytest.mark.parametrize(("status", "counted"), [(404, (0, 0, 0)), (429, (0, 0, 0)), (500, (1, 1, 0))])
