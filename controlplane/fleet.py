@@ -11,9 +11,11 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 import anyio
+import anyio.to_thread
 
 from controlplane.adapter_control import ListedAdapters
 from controlplane.clock import Clock
+from controlplane.guarding import GuardedRows, RowGuards
 from controlplane.policy import Catalogue, ModelEntry
 from controlplane.pools import Pools, ReplicaView
 from controlplane.resilience.breakers import Breakers, GuardedByVersion
@@ -64,6 +66,7 @@ class Fleet:
         self.breakers = Breakers(self._breaker_settings, clock.monotonic)
         self.deployments: dict[str, Deployment] = {}
         self.shadows = Shadows(settings.shadow, wall_clock=clock.wall)
+        self.guards = RowGuards(settings.guard)
         self.pools = Pools(ListedAdapters(catalogue).of)
         self._servers: list[TfServingBackend] = []
         self._guarded: dict[str, Backend] = {}
@@ -161,7 +164,8 @@ class Fleet:
         signatures = self._signatures[name] = DeployedSignatures(deployment)
         pool = self.pools.of_tfserving(name, each, servers, deployment)
         guarded = GuardedByVersion(pool, self.breakers, self._clock.monotonic)
-        self._guarded[name] = AtVersion(guarded, deployment, signatures, self.shadows)
+        rows = GuardedRows(guarded, self.guards, self._has_fallback) if self._settings.guard.models else guarded
+        self._guarded[name] = AtVersion(rows, deployment, signatures, self.shadows)
 
     def _build(self, models: Mapping[str, ModelEntry]) -> dict[str, Backend]:
         """From the outside in: saved answers, the line before a busy server, the ladder, the lighter tier, versions."""
@@ -174,6 +178,10 @@ class Fleet:
         }
         answers = self.answers
         return ladders if answers is None else {name: CachedBackend(each, answers) for name, each in ladders.items()}
+
+    def _has_fallback(self, model: str) -> bool:
+        entry = self._catalogue().models.get(model)
+        return entry is not None and any(rung in self._ladders for rung in entry.fallback)
 
     def _breaker_settings(self, target: str) -> BreakerSettings:
         """A chat is slow by its first token, a prediction by its answer."""
@@ -207,3 +215,12 @@ class Fleet:
             await self._signatures[name].learn()
         except BackendError as error:
             log.info("signatures are not known yet", extra={"backend": name, "cause": str(error)})
+        if self._settings.guard.models:
+            await anyio.to_thread.run_sync(self._learn_references, name)
+
+    def _learn_references(self, name: str) -> None:
+        backend = self._settings.backends[name]
+        bases = backend.models if isinstance(backend, TfServingModels) else {}
+        for model, served in self.deployments[name].models.items():
+            for version in served.versions:
+                self.guards.learn(model, version, bases.get(model, ""))

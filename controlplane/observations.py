@@ -1,68 +1,44 @@
-"""What the monitor gets to see: successful predictions as they passed, and labels as they come back.
+"""What the monitor gets to see: predictions as they passed, labels as they come back, signals of every model call.
 
 On the call path only references are kept; whoever reads them pays for their encoding. Bounded in number and in bytes:
-a request may be large, and nobody may be reading.
+a request may be large, and nobody may be reading. What never reaches a reader is counted by its reason.
 """
 
 from __future__ import annotations
 
-import base64
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from controlplane.calls import Call, Decision, Principal, Receipt
+from controlplane.drift.observed import Item, Label, Page, Passed, Signals, encode
 from controlplane.drift.ring import ObservationRing
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.outcome import Outcome
 from controlplane.settings import ObservationSettings
 
+__all__ = ["Label", "Observations"]
+
 PAGE_BYTES = 4 * 1024 * 1024  # of requests and replies in one page; encoding them keeps the event loop busy
+OVERWRITTEN, TOO_LARGE, NOT_WHOLE = "overwritten", "too_large", "not_whole"
+ILL_FORMED = frozenset({"invalid_argument", "rows_out_of_range"})
+"""Errors of a prediction whose rows, not whose model, were wrong."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    call_id: str
-    at_ms: int
-    model: str
-    version: int
-    principal: str
-    rung: str
-    request: bytes
-    reply: bytes
+class Listener(Protocol):
+    """Takes calls to language models apart, later and elsewhere (``llm_signals.py``)."""
 
-    @property
-    def size_bytes(self) -> int:
-        return len(self.request) + len(self.reply)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "kind": "prediction",
-            "call_id": self.call_id,
-            "at_ms": self.at_ms,
-            "model": self.model,
-            "version": self.version,
-            "principal": self.principal,
-            "rung": self.rung,
-            "request": base64.b64encode(self.request).decode(),
-            "reply": base64.b64encode(self.reply).decode(),
-        }
+    def offer(self, admission: Admission, outcome: Outcome) -> None:
+        """MUST only keep references."""
+        ...
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
-    """Ground truth for row ``row`` of the prediction with id ``call_id``."""
-
-    call_id: str
-    row: int
-    label: int
-    size_bytes: ClassVar[int] = 0
-
-    def as_json(self) -> dict[str, Any]:
-        return {"kind": "label", "call_id": self.call_id, "row": self.row, "label": self.label}
+class Deaf:
+    def offer(self, admission: Admission, outcome: Outcome) -> None:
+        """Nobody listens."""
 
 
 class Observations:
@@ -74,10 +50,12 @@ class Observations:
         version_of: Callable[[Call], int],
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._ring: ObservationRing[Prediction | Label] = ObservationRing(settings.capacity)
-        self._settings, self._bytes, self._too_large = settings, 0, 0
+        self._ring: ObservationRing[Item] = ObservationRing(settings.capacity)
+        self._settings, self._bytes, self._read = settings, 0, 0
         self._version_of, self._wall_clock = version_of, wall_clock
         self._boot = uuid.uuid4().hex  # sequence numbers mean something only within one life of this process
+        self._dropped: Counter[str] = Counter({OVERWRITTEN: 0, TOO_LARGE: 0, NOT_WHOLE: 0})
+        self.listener: Listener = Deaf()
 
     def refused(self, call: Call, principal: Principal, decision: Decision, receipt: Receipt) -> None:
         """A refused call predicted nothing."""
@@ -86,57 +64,115 @@ class Observations:
         """Nothing is known yet."""
 
     def observe(self, admission: Admission, outcome: Outcome, *, recorded: bool) -> None:  # noqa: ARG002  protocol
-        call = admission.call
-        if call.operation != "Predict" or outcome.status != "ok" or len(outcome.body) != outcome.byte_count:
-            return
-        prediction = Prediction(
-            call_id=admission.receipt.event_id,
-            at_ms=int(self._wall_clock() * 1000),
-            model=call.resource.rpartition("/")[2],
-            version=self._version(call, outcome),
-            principal=admission.principal.subject,
-            rung=outcome.rung,
-            request=call.body,
-            reply=bytes(outcome.body),
-        )
-        self._keep(prediction)
+        if admission.call.operation != "Predict":
+            self.listener.offer(admission, outcome)
+        elif outcome.status != "ok":
+            self._keep_failed(admission, outcome)
+        elif outcome.kept_bytes != outcome.byte_count:
+            self._dropped[NOT_WHOLE] += 1
+        else:
+            self._keep_passed(admission, outcome)
 
-    def _version(self, call: Call, outcome: Outcome) -> int:
+    def _keep_passed(self, admission: Admission, outcome: Outcome) -> None:
+        call = admission.call
+        item = Passed(
+            admission.receipt.event_id,
+            int(self._wall_clock() * 1000),
+            call.resource.rpartition("/")[2],
+            self.version(call, outcome),
+            admission.principal.subject,
+            outcome.rung,
+            int((outcome.ended_s - outcome.started_s) * 1e6),
+            outcome.cost.get("micro_usd", 0),
+            call.body,
+            tuple(outcome.kept),
+        )
+        self.keep(item)
+
+    def _keep_failed(self, admission: Admission, outcome: Outcome) -> None:
+        """Who hung up says nothing about the model."""
+        values = {"timeout": float(outcome.status == "timeout")}
+        if outcome.error in ILL_FORMED:
+            values["schema"] = 1.0
+        if outcome.status == "timeout" or len(values) > 1:
+            self.keep(self.signals(admission, outcome, values))
+
+    def signals(self, admission: Admission, outcome: Outcome, values: dict[str, float]) -> Signals:
+        call = admission.call
+        return Signals(
+            admission.receipt.event_id,
+            int(self._wall_clock() * 1000),
+            call.resource.rpartition("/")[2],
+            self.version(call, outcome),
+            admission.principal.subject,
+            outcome.rung,
+            values,
+        )
+
+    def version(self, call: Call, outcome: Outcome) -> int:
         """The version that answered; on a lower rung the one that should have."""
         answered = outcome.served_by.rpartition("/")[2]
         return int(answered) if outcome.rung == "primary" and answered.isdigit() else self._version_of(call)
 
     def take_labels(self, labels: Sequence[Label]) -> None:
         for label in labels:
-            self._keep(label)
+            self.keep(label)
 
-    def _keep(self, item: Prediction | Label) -> None:
-        if item.size_bytes > self._settings.capacity_bytes:
-            self._too_large += 1
+    def keep(self, item: Item) -> None:
+        size = item.size_bytes
+        if size > self._settings.capacity_bytes:
+            self._dropped[TOO_LARGE] += 1
             return
-        self._bytes += item.size_bytes
+        self._bytes += size
         while self._bytes > self._settings.capacity_bytes or len(self._ring) >= self._settings.capacity:
+            self._dropped[OVERWRITTEN] += self._ring.oldest > self._read
             forgotten = self._ring.forget_oldest()
             self._bytes -= forgotten.size_bytes if forgotten else 0
         self._ring.append(item)
 
     @property
     def dropped(self) -> int:
-        """Observations that are gone so far, read or not."""
-        return self._ring.overwritten + self._too_large
+        """Observations that are gone and that nobody has read."""
+        return self._dropped.total()
+
+    def status(self) -> dict[str, Any]:
+        """What is held and what was lost, for people."""
+        return {
+            "boot": self._boot,
+            "newest": self._ring.newest,
+            "read": self._read,
+            "held": len(self._ring),
+            "held_bytes": self._bytes,
+            "dropped": dict(self._dropped),
+        }
+
+    @property
+    def dropped_by_reason(self) -> Mapping[str, int]:
+        return self._dropped
 
     def page(self, after: int, limit: int) -> dict[str, Any]:
         """At most ``limit`` observations that follow sequence number ``after``, and how many before them are lost.
 
         Fewer when they are large, but at least one while there is one.
         """
+        page = self._page(after, limit)
+        listed = [{"seq": seq, **item.as_json()} for seq, item in enumerate(page.items, page.first)]
+        return {"observations": listed, "next": page.next, "lost": page.lost, "boot": page.boot}
+
+    def packed(self, after: int, limit: int) -> bytes:
+        """The same as msgpack of ``drift.observed.Page``."""
+        return encode(self._page(after, limit))
+
+    def _page(self, after: int, limit: int) -> Page:
+        if self._read < after <= self._ring.newest:
+            self._read = after  # who asks for what follows has got what was before
         found, lost = self._ring.after(after, limit)
         found = found[: _fitting(item for _, item in found)]
-        listed = [{"seq": seq, **item.as_json()} for seq, item in found]
-        return {"observations": listed, "next": found[-1][0] if found else after, "lost": lost, "boot": self._boot}
+        first, newest = (found[0][0], found[-1][0]) if found else (after + 1, after)
+        return Page([item for _, item in found], first, newest, lost, self._boot)
 
 
-def _fitting(items: Iterable[Prediction | Label]) -> int:
+def _fitting(items: Iterable[Item]) -> int:
     """How many of ``items`` go into one page."""
     total = 0
     for count, item in enumerate(items):

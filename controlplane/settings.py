@@ -21,6 +21,7 @@ from controlplane.adaptation.settings import AdaptationSettings
 from controlplane.admission.settings import AdmissionSettings
 from controlplane.console.settings import ConsoleSettings
 from controlplane.cost.settings import CostSettings
+from controlplane.drift.guard_settings import GuardSettings
 from controlplane.identity.settings import IdentitySettings
 from controlplane.limits.settings import LimitSettings
 from controlplane.policy.documents import BundleError, read_document
@@ -98,6 +99,19 @@ class ObservationSettings(BaseModel, frozen=True, extra="forbid"):
     capacity_bytes: int = Field(
         64 * 1024 * 1024, ge=1024 * 1024, description="Bytes of requests and replies kept for it, all together."
     )
+    signals_per_s: int = Field(
+        50,
+        ge=0,
+        le=1_000,
+        description="Answers of language models that are made into signals in a second (count); 0: none. Those to come "
+        "are chosen by chance, evenly.",
+    )
+    signal_bytes: int = Field(
+        16 * 1024,
+        ge=1024,
+        le=65_536,
+        description="Bytes of an answer's text that signals are made of; the rest is not.",
+    )
 
 
 AnyBackend = Annotated[TfServingModels | OpenAiBackend, Field(discriminator="kind")]
@@ -129,6 +143,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     console: ConsoleSettings = ConsoleSettings()
     observations: ObservationSettings = ObservationSettings()
+    guard: GuardSettings = GuardSettings()
     selection: SelectionSettings = SelectionSettings()
     admission: AdmissionSettings = AdmissionSettings()
     adaptation: AdaptationSettings = AdaptationSettings()

@@ -19,8 +19,9 @@ from inference.backend import Backend, BackendReply, BackendRequest
 from inference.errors import BackendError, BackendRejected
 
 CACHE_RUNG = "cache"
-DISTRUSTED = "breaker_held"
-"""Reason of a refusal because somebody distrusts the model itself: what it said before is worth no more."""
+DISTRUSTED = frozenset({"breaker_held", "rows_out_of_range"})
+"""Reasons of a refusal because somebody distrusts the model itself, or it with such rows: what it said before is worth
+no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class FallbackLadder:
     async def _fall(self, descent: Descent, error: BackendError, stack: AsyncExitStack) -> BackendReply | None:
         for position, rung in enumerate(descent.rungs):
             if rung == CACHE_RUNG:
-                reply = None if error.reason == DISTRUSTED else self._remembered(descent.key)
+                reply = None if error.reason in DISTRUSTED else self._remembered(descent.key)
             else:
                 asked = self._within(descent, is_last=position == len(descent.rungs) - 1)
                 reply = await self._lighter(rung, asked, stack)

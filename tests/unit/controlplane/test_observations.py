@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from controlplane.calls import Call, Decision, Effect, Principal, Receipt
+from controlplane.drift.observed import decode_page
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.outcome import Outcome
 from controlplane.observations import PAGE_BYTES, Label, Observations
@@ -28,7 +29,7 @@ def admission(number: int = 1, body: bytes = b"asked", operation: str = "Predict
 
 
 def outcome(status: str = "ok", served_by: str = "risk/2", rung: str = "primary", body: bytes = b"answered") -> Outcome:
-    outcome = Outcome(0.0, status=status, served_by=served_by, rung=rung, http_status=200)
+    outcome = Outcome(0.0, status=status, served_by=served_by, rung=rung, http_status=200, ended_s=2.0)
     outcome.saw(body, 1.0)
     return outcome
 
@@ -51,6 +52,8 @@ def test_a_prediction_is_shown_as_it_passed() -> None:
         "version": 2,
         "principal": "agent:one",
         "rung": "primary",
+        "latency_us": 2_000_000,
+        "micro_usd": 0,
         "request": base64.b64encode(b"asked").decode(),
         "reply": base64.b64encode(b"answered").decode(),
     }
@@ -63,11 +66,29 @@ def test_only_predictions_are_shown(operation: str) -> None:
     assert seen(watching) == []
 
 
-@pytest.mark.parametrize("status", ["error", "timeout", "cancelled"])
-def test_only_successful_predictions_are_shown(status: str) -> None:
+@pytest.mark.parametrize("status", ["error", "cancelled"])
+def test_what_failed_is_no_prediction(status: str) -> None:
     watching = observations()
     watching.observe(admission(), outcome(status), recorded=True)
     assert seen(watching) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "values"),
+    [
+        ("timeout", "timeout", {"timeout": 1.0}),
+        ("error", "invalid_argument", {"timeout": 0.0, "schema": 1.0}),
+        ("error", "rows_out_of_range", {"timeout": 0.0, "schema": 1.0}),
+    ],
+)
+def test_a_failure_that_says_something_of_the_model_or_its_rows_is_a_signal(
+    status: str, error: str, values: dict[str, float]
+) -> None:
+    watching, failed = observations(), outcome(status)
+    failed.error = error
+    watching.observe(admission(), failed, recorded=True)
+    (told,) = seen(watching)
+    assert (told["kind"], told["model"], told["values"]) == ("signals", "risk", values)
 
 
 def test_a_reply_that_was_too_long_to_keep_is_not_shown_in_part() -> None:
@@ -75,6 +96,7 @@ def test_a_reply_that_was_too_long_to_keep_is_not_shown_in_part() -> None:
     long.saw(b"y" * 65_000, 2.0)
     watching.observe(admission(), long, recorded=True)
     assert seen(watching) == []
+    assert watching.dropped_by_reason["not_whole"] == 1
 
 
 @pytest.mark.parametrize(
@@ -113,6 +135,27 @@ def test_a_reader_goes_on_where_it_stopped_and_learns_what_it_lost() -> None:
     assert watching.page(150, 10)["observations"] == []
     assert watching.page(150, 10)["next"] == 150
     assert watching.dropped == 50
+
+
+def test_what_was_read_before_it_went_is_not_lost() -> None:
+    watching = observations(capacity=100)
+    watching.take_labels([Label("e", row, 0) for row in range(100)])
+    assert watching.page(watching.page(0, 1000)["next"], 1000)["lost"] == 0
+    watching.take_labels([Label("e", row, 0) for row in range(130)])
+    assert dict(watching.dropped_by_reason) == {"overwritten": 30, "too_large": 0, "not_whole": 0}
+    assert watching.status()["held"] == 100
+
+
+def test_the_packed_page_says_the_same_as_the_one_for_people() -> None:
+    watching = observations()
+    watching.observe(admission(body=bytes(range(256))), outcome(), recorded=True)
+    watching.take_labels([Label("e1", 0, 1)])
+    failed = outcome("timeout")
+    watching.observe(admission(2), failed, recorded=True)
+    page, said = decode_page(watching.packed(0, 10)), watching.page(0, 10)
+    assert [{"seq": seq, **item.as_json()} for seq, item in enumerate(page.items, page.first)] == said["observations"]
+    assert (page.next, page.lost, page.boot) == (said["next"], said["lost"], said["boot"]) == (3, 0, page.boot)
+    assert decode_page(watching.packed(3, 10)).items == []
 
 
 def test_each_life_has_a_name_of_its_own() -> None:
