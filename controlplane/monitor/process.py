@@ -23,8 +23,8 @@ from controlplane.monitor.settings import MonitorSettings, WatchedModel
 from controlplane.policy.documents import BundleError, read_document
 from controlplane.retraining.course import Course, Evidence
 from controlplane.retraining.loop import LoopPorts
+from controlplane.retraining.runners.choice import trainer_for
 from controlplane.retraining.scoring import savedmodel_score
-from controlplane.retraining.subprocess_trainer import SubprocessTrainer
 from controlplane.telemetry.logs import configure_logging
 from controlplane.telemetry.metrics import Metrics
 
@@ -44,7 +44,7 @@ def ports_for(model: WatchedModel, settings: MonitorSettings, client: Client, st
     return LoopPorts(
         store=store,
         gateway=client,
-        trainer=SubprocessTrainer(model.training, settings.models_root),
+        trainer=trainer_for(model.training, settings.models_root),
         score=savedmodel_score(model.input, model.output),
         report=report if settings.report.enabled else None,
         progress=lambda said: log.info("training %s: %s", model.name, json.dumps(dict(said))),

@@ -1,15 +1,21 @@
-"""What retraining asks of whoever trains: a subprocess here, a pipeline elsewhere.
+"""What retraining asks of whoever trains: a subprocess here, a queue or a pipeline elsewhere.
 
-TrainingError
-├── TrainingFailed     the trainer ended with an error, or left no model
-├── TrainingTimeout    it took longer than it may
-└── TrainerBusy        another training of the same model is running
+TrainingError                training_failed
+├── TrainingFailed           training_failed, training_killed, training_out_of_memory, training_refused
+├── TrainingTimeout          training_timeout      it took longer than it may, and was ended
+├── TrainerBusy              trainer_busy          another training of the same model is running
+├── TrainerUnavailable       trainer_unavailable   whoever should train could not be reached
+├── JobLost                  job_lost              it was accepted, and nobody knows of it any more
+├── OutputInvalid            output_invalid        what it left is no version that may be shown to a server
+└── DiskFull                 disk_full             no room for what it reads or leaves
+
+Each ``reason`` is a stable word: it goes into the ledger and into metric labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +29,13 @@ class TrainingError(Exception):
 
 
 class TrainingFailed(TrainingError):
-    pass
+    """``reason`` tells a crash (``training_killed``) and a lack of memory (``training_out_of_memory``) apart from a
+    program that ended with an error, and from a runner that would not have the job (``training_refused``).
+    """
+
+    def __init__(self, detail: str, reason: str = "training_failed") -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 class TrainingTimeout(TrainingError):
@@ -32,6 +44,22 @@ class TrainingTimeout(TrainingError):
 
 class TrainerBusy(TrainingError):
     reason = "trainer_busy"
+
+
+class TrainerUnavailable(TrainingError):
+    reason = "trainer_unavailable"
+
+
+class JobLost(TrainingError):
+    reason = "job_lost"
+
+
+class OutputInvalid(TrainingError):
+    reason = "output_invalid"
+
+
+class DiskFull(TrainingError):
+    reason = "disk_full"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +78,15 @@ class TrainingJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A trained version that no server looks at yet. ``manifest_digest`` is a hex SHA-256."""
+    """A trained version that no server looks at yet. ``manifest_digest`` is the hex SHA-256 of its provenance.
+
+    ``facts`` are for the ledger: data and code digests, parent, job, runner and metrics, in ints and strings.
+    """
 
     version: int
     directory: Path
     manifest_digest: str
+    facts: Mapping[str, int | str] = field(default_factory=dict)
 
 
 class Trainer(Protocol):
@@ -62,6 +94,7 @@ class Trainer(Protocol):
         """Train and leave a complete candidate.
 
         MUST be repeatable: a caller that was killed asks again with the same job. MUST NOT show the candidate to a
-        model server. MUST raise only ``TrainingError`` and its family; when cancelled, MUST leave no process behind.
+        model server. MUST raise only ``TrainingError`` and its family. When cancelled, MUST leave no process of this
+        machine behind; a job that another machine has goes on, and is found again by the same key.
         """
         ...

@@ -2,18 +2,21 @@
 
     <root>/<model>/<version>/            what model servers watch: integer names only
     <root>/<model>/.candidates/<version>/  trained, not promoted; servers ignore names that are not integers
-    <root>/<model>/.candidates/.new-*/     being filled; left over only by a kill
+    <root>/<model>/.candidates/.new-*/     a training job: its description, its rows, what it leaves; gone when it ended
 
 Every step into place is a rename on one file system, after everything inside is on disk.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,8 @@ from typing import Any
 from controlplane.retraining.trainer import Candidate
 from inference.savedmodel import publishing
 
-MANIFEST = "manifest.json"
+MANIFEST = "provenance.json"
+MOST_METRICS = 20  # that a ledger record takes; all of them stand in the provenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,22 @@ class Versions:
                 found += [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
         return max(found) + 1
 
-    def workplace(self) -> Path:
-        """An empty directory beside the candidates, on their file system."""
+    def workplace(self, job_key: str | None = None) -> Path:
+        """A directory beside the candidates, on their file system: the job's own if there is a key, else a new one."""
         self._candidates.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".new-", dir=self._candidates))
+        if job_key is None:
+            return Path(tempfile.mkdtemp(prefix=".new-", dir=self._candidates))
+        place = self._candidates / f".new-{digest_of_job(job_key)}"
+        place.mkdir(exist_ok=True)
+        return place
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other process is between its first and last file of a short step, then be that process."""
+        self._candidates.mkdir(parents=True, exist_ok=True)
+        with (self._candidates / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def accept(self, filled: Path, version: int, manifest: Mapping[str, Any]) -> Candidate:
         """Make the directory ``filled`` the candidate ``version``; durable on return.
@@ -63,7 +79,7 @@ class Versions:
         written = json.dumps(manifest, sort_keys=True, indent=1).encode()
         (filled / MANIFEST).write_bytes(written)
         target = publishing.publish(filled, self.candidate_directory(version))
-        return Candidate(version=version, directory=target, manifest_digest=hashlib.sha256(written).hexdigest())
+        return _candidate(version, target, written)
 
     def candidate(self, version: int, job_key: str) -> Candidate | None:
         """The candidate that job ``job_key`` left earlier, wherever it lies now."""
@@ -71,8 +87,7 @@ class Versions:
             if (folder / MANIFEST).is_file():
                 written = (folder / MANIFEST).read_bytes()
                 if json.loads(written).get("job") == job_key:
-                    digest = hashlib.sha256(written).hexdigest()
-                    return Candidate(version=version, directory=folder, manifest_digest=digest)
+                    return _candidate(version, folder, written)
         return None
 
     def publish(self, version: int) -> Path:
@@ -87,10 +102,31 @@ class Versions:
             return target
         return publishing.move(source, target)
 
-    def clear_leftovers(self) -> None:
-        """Remove workplaces that a killed trainer left. Call only while none is running."""
+    def clear_leftovers(self, touched_before_s: float = math.inf) -> None:
+        """Remove workplaces that a kill left and nobody touched since that instant (seconds since 1970)."""
         for leftover in self._candidates.glob(".new-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            with suppress(OSError):  # its owner may be removing it now
+                if leftover.stat().st_mtime < touched_before_s:
+                    shutil.rmtree(leftover, ignore_errors=True)
+
+
+def digest_of_job(key: str) -> str:
+    """Names a job where its key may not stand: in paths, and in the names that other systems allow."""
+    return hashlib.sha256(key.encode()).hexdigest()[:20]
+
+
+def _candidate(version: int, directory: Path, manifest: bytes) -> Candidate:
+    digest = hashlib.sha256(manifest).hexdigest()
+    facts = facts_of(json.loads(manifest)) | {"manifest_sha256": digest}
+    return Candidate(version=version, directory=directory, manifest_digest=digest, facts=facts)
+
+
+def facts_of(manifest: Mapping[str, Any]) -> dict[str, int | str]:
+    """What the ledger is told of a provenance, in ints and strings: the ledger holds no fractions, so they are text."""
+    names = ("job", "runner", "kind", "parent_version", "parent_sha256", "data_sha256", "data_rows", "code_sha256")
+    facts = {name: manifest[name] for name in names if isinstance(manifest.get(name), int | str)}
+    metrics = sorted(dict(manifest.get("metrics", {})).items())[:MOST_METRICS]
+    return facts | {f"metric_{name}": said if type(said) is int else str(said)[:100] for name, said in metrics}
 
 
 def digest_of(files: Iterable[Path]) -> str:

@@ -117,7 +117,7 @@ async def test_a_change_of_concept_is_found_bridged_and_learnt(survey: Survey, p
         np.mean(score(survey.path / "models/risk/2", stream.inputs[5_000:]) != data.concept_change(stream)[5_000:])
     )
     assert learnt < 0.40 < bridged < 0.52 < champion_now
-    manifest = json.loads((survey.path / "models/risk/2/manifest.json").read_text())
+    manifest = json.loads((survey.path / "models/risk/2/provenance.json").read_text())
     assert manifest["metrics"]["training_rows"] > 400
 
 

@@ -26,7 +26,7 @@ def integers(versions: Versions) -> set[str]:
 
 def test_a_candidate_is_whole_and_no_server_sees_it(versions: Versions) -> None:
     candidate = versions.accept(filled(versions), 2, {"job": "j"})
-    assert {entry.name for entry in candidate.directory.iterdir()} == {"saved_model.pb", "manifest.json"}
+    assert {entry.name for entry in candidate.directory.iterdir()} == {"saved_model.pb", "provenance.json"}
     assert integers(versions) == set()
 
 
@@ -67,7 +67,7 @@ def test_leftovers_of_a_killed_trainer_go_and_candidates_stay(versions: Versions
     candidate = versions.accept(filled(versions), 2, {"job": "j"})
     versions.clear_leftovers()
     assert not left.exists()
-    assert json.loads((candidate.directory / "manifest.json").read_text())["job"] == "j"
+    assert json.loads((candidate.directory / "provenance.json").read_text())["job"] == "j"
 
 
 def test_the_digest_of_code_knows_names_and_contents(tmp_path: Path) -> None:
