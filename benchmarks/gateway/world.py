@@ -33,10 +33,12 @@ REPLY = {
     ],
     "usage": {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14},
 }
+MODELS = {"object": "list", "data": [{"id": MODEL, "object": "model"}]}
 NGINX = """daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.err;
 events {{ worker_connections 1024; }}
 http {{ access_log off; keepalive_requests 100000000;
-server {{ listen 127.0.0.1:{port}; default_type application/json; location / {{ return 200 '{reply}'; }} }} }}
+server {{ listen 127.0.0.1:{port}; default_type application/json; location / {{ return 200 '{reply}'; }}
+location = /v1/models {{ return 200 '{models}'; }} }} }}
 """
 LUA = """wrk.method = "POST"; wrk.headers["Content-Type"] = "application/json"
 wrk.body = {body}
@@ -66,7 +68,9 @@ class World:
     ports: Ports
 
     def make(self, rules: int) -> None:
-        stub = NGINX.format(folder=self.folder, port=self.ports.stub, reply=json.dumps(REPLY))
+        stub = NGINX.format(
+            folder=self.folder, port=self.ports.stub, reply=json.dumps(REPLY), models=json.dumps(MODELS)
+        )
         (self.folder / "nginx.conf").write_text(stub, "utf-8")
         write_policy(self.folder / "policies", rules)
         token = self._token()

@@ -17,6 +17,7 @@ from controlplane.resilience.deadline import Deadline
 from controlplane.resilience.settings import FallbackSettings
 from inference.backend import Backend, BackendReply, BackendRequest
 from inference.errors import BackendError, BackendRejected
+from inference.whole import Whole
 
 CACHE_RUNG = "cache"
 DISTRUSTED = frozenset({"breaker_held", "rows_out_of_range"})
@@ -97,7 +98,7 @@ class FallbackLadder:
         return BackendReply(
             status=HTTPStatus.OK,
             headers=answer.headers,
-            chunks=_once(answer.body),
+            chunks=Whole(answer.body),
             served_by=answer.served_by,
             rung=CACHE_RUNG,
             usage=replace(answer.usage),
@@ -139,7 +140,3 @@ class FallbackLadder:
         if fits:
             answer = CachedAnswer(reply.headers, bytes(body), reply.served_by, self.now(), replace(reply.usage))
             self.cache.put(key, answer)
-
-
-async def _once(body: bytes) -> AsyncGenerator[bytes]:
-    yield body

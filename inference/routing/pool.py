@@ -24,6 +24,7 @@ from inference.routing.replica import Attempt, Call, LoadSource, Probe, Replica
 from inference.routing.settings import RoutingSettings
 from inference.routing.status import ReplicaStatus, status_of
 from inference.routing.watcher import Watcher
+from inference.whole import Whole
 
 log = logging.getLogger(__name__)
 
@@ -232,11 +233,7 @@ async def _whole(replica: Replica, request: BackendRequest) -> BackendReply:
     """A prediction's answer, complete, so that nothing of its replica is held any more."""
     async with replica.lend(request) as reply, aclosing(reply.chunks) as chunks:
         body = b"".join([chunk async for chunk in chunks])
-        return replace(reply, chunks=_once(body))
-
-
-async def _once(body: bytes) -> AsyncGenerator[bytes]:
-    yield body
+        return replace(reply, chunks=Whole(body))
 
 
 async def _ended(task: asyncio.Task[BackendReply]) -> None:

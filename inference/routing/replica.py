@@ -14,6 +14,7 @@ from inference.routing.health import Event, ReplicaHealth
 from inference.routing.load import SATURATED, Load
 from inference.routing.progress import Progress
 from inference.routing.settings import RoutingSettings
+from inference.whole import Whole
 
 Probe = Callable[[], Awaitable[None]]
 """Makes the replica do the smallest piece of real work. Raises ``BackendError`` when it does not."""
@@ -166,9 +167,14 @@ class Replica:
                     self.settle(lease, Event.PROBE_SUCCEEDED, now())
                 else:
                     self.progress.drop()
-                async with aclosing(self._watched(reply.chunks, started_s, judges=judges)) as chunks:
-                    reply.chunks = chunks
+                if isinstance(reply.chunks, Whole):  # nothing is owed any more
+                    if judges:
+                        self.health.succeed()
                     yield reply
+                else:
+                    async with aclosing(self._watched(reply.chunks, started_s, judges=judges)) as chunks:
+                        reply.chunks = chunks
+                        yield reply
         except BackendError as error:
             if owes:
                 owes = not (teaches_nothing(error) or error.reason in SATURATION)

@@ -16,6 +16,7 @@ from inference.backend import BackendReply, BackendRequest
 from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout, BackendUnavailable
 from inference.tfserving import wire
 from inference.tfserving.settings import TfServingSettings
+from inference.whole import Whole
 
 REJECTED = frozenset({"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE", "UNIMPLEMENTED"})
 UNAVAILABLE = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "PERMISSION_DENIED"})
@@ -36,7 +37,7 @@ class TfServingBackend:
             raise BackendRejected("unsupported_operation", f"no {request.operation!r} on a TF Serving backend")
         body = _addressed(request)
         answer = await self.call(request.operation, body, request.timeout_s)
-        yield BackendReply(status=200, headers=(), chunks=_once(answer), served_by=_served_by(request, answer))
+        yield BackendReply(status=200, headers=(), chunks=Whole(answer), served_by=_served_by(request, answer))
 
     async def call(self, operation: str, body: bytes, timeout_s: float) -> bytes:
         """One RPC with the message as it is. Cancelled with the caller. Raises ``BackendError`` and its family."""
@@ -124,7 +125,3 @@ def _translated(error: grpc.RpcError) -> BackendError:
     if code.name in UNAVAILABLE:
         return BackendUnavailable(reason, detail)
     return BackendBroke(reason, detail)
-
-
-async def _once(answer: bytes) -> AsyncGenerator[bytes]:
-    yield answer

@@ -9,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from inference.backend import BackendReply, BackendRequest
 from inference.errors import BackendError, BackendTimeout, BackendUnavailable
 from inference.routing import Load
+from inference.whole import Whole
 
 
 def now() -> float:
@@ -64,7 +65,7 @@ class FakeReplica:
         until_s = now() + request.timeout_s
         try:
             await self._work(self.answer_s, until_s)
-            async with aclosing(self._chunks(request, until_s)) as chunks:
+            async with aclosing(self._body(request, until_s)) as chunks:
                 yield BackendReply(status=200, headers=(), chunks=chunks, served_by=self.name)
         except asyncio.CancelledError:
             self.cancelled += 1
@@ -86,8 +87,15 @@ class FakeReplica:
         running = 0 if not self._moves.is_set() else self.under_way  # a frozen vLLM says that nothing runs
         return Load(running=running, is_asleep=self.is_asleep, worked=self.worked)
 
-    async def _chunks(self, request: BackendRequest, until_s: float) -> AsyncGenerator[bytes]:
-        for number in range(self.tokens if request.streams else 1):
+    def _body(self, request: BackendRequest, until_s: float) -> AsyncGenerator[bytes]:
+        """A plain reply is here whole, as a real server's is."""
+        if request.streams:
+            return self._chunks(until_s)
+        self.worked += 1
+        return Whole(self.name.encode())
+
+    async def _chunks(self, until_s: float) -> AsyncGenerator[bytes]:
+        for number in range(self.tokens):
             if number:
                 await self._work(self.token_s, until_s)
             self.worked += 1
