@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from controlplane.calls import Obligation, RuleRef
-from controlplane.policy import documents, sources
+from controlplane.policy import behaviour, documents, sources
 from controlplane.policy.adaptation import AdaptationFile
+from controlplane.policy.behaviour import NO_BEHAVIOUR, Behaviour, BehaviourFile
 from controlplane.policy.catalogue import CACHE, Catalogue, ModelCatalogue, ModelEntry, ToolCatalogue, ToolEntry
 from controlplane.policy.conditions import Condition
 from controlplane.policy.documents import BundleError, Document, Problem
@@ -33,7 +34,7 @@ MAX_FILES = 5000
 MAX_ROLE_DEPTH = 10
 
 _PLACES = re.compile(
-    r"model\.conf|schema\.yaml|adaptation\.yaml|catalog/(tools|models)\.yaml|global/[^/]+\.yaml|roles/[^/]+\.yaml"
+    r"model\.conf|schema\.yaml|adaptation\.yaml|behaviour\.yaml|catalog/(tools|models)\.yaml|global/[^/]+\.yaml|roles/[^/]+\.yaml"
     r"|tenants/[^/]+/[^/]+\.yaml|tests/[^/]+_test\.yaml"
 )
 
@@ -52,6 +53,7 @@ class Bundle:
     directory: Directory
     rules: Mapping[str, Rule]
     adaptation: AdaptationFile = NO_ADAPTATION
+    behaviour: Behaviour = NO_BEHAVIOUR
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
@@ -113,11 +115,12 @@ class _Builder:
         self._guards()
         for document, tenant in tenants:
             self._tenant_rules(document, tenant)
-        directory, adaptation = self._directory(tenants), self._adaptation()
+        directory, adaptation, watched = self._directory(tenants), self._adaptation(), self._behaviour()
         if self.problems:
             raise BundleError(sorted(self.problems, key=lambda one: one.source))
         model = self.files["model.conf"].decode()
-        return Bundle(revision_of(self.files), model, self.schema, self.catalogue, directory, self.rules, adaptation)
+        parts = self.schema, self.catalogue, directory, self.rules, adaptation, watched
+        return Bundle(revision_of(self.files), model, *parts)
 
     def _problem(self, source: str, message: str) -> None:
         self.problems.append(Problem(source, message))
@@ -159,6 +162,13 @@ class _Builder:
                 seen[rule.id] = rule.id
             return file
         return NO_ADAPTATION
+
+    def _behaviour(self) -> Behaviour:
+        for document, file in self._shaped(behaviour.NAME, BehaviourFile):
+            found, problems = behaviour.read(document, file, self.catalogue)
+            self.problems += problems
+            return found
+        return NO_BEHAVIOUR
 
     def _once(self, seen: Mapping[str, object], name: str, source: str) -> None:
         if name in seen:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 
+from controlplane.policy import behaviour
 from controlplane.policy.bundle import Bundle, build, read_files
 from controlplane.policy.cases import read_cases
 from controlplane.policy.documents import BundleError, Problem
@@ -59,6 +60,7 @@ def _warnings(bundle: Bundle) -> Iterator[Problem]:
         if rule.condition.node == Literal(value=False):
             yield Problem(rule.ref.source, f"{rule.ref.id} never holds")
         yield from _uncatalogued(bundle, rule)
+    yield from behaviour.warnings(bundle.behaviour, bundle.catalogue)
     for over, under in permutations(rules, 2):
         if not _always_covers(over, under):
             continue

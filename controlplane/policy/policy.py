@@ -18,6 +18,7 @@ from anyio import to_thread
 from controlplane.calls import Call, Decision, Effect, Principal
 from controlplane.policy.adaptation import AdaptationFile
 from controlplane.policy.attributes import context_values
+from controlplane.policy.behaviour import NO_BEHAVIOUR, Behaviour
 from controlplane.policy.bundle import NO_ADAPTATION, Bundle, build, read_files, revision_of
 from controlplane.policy.cases import read_cases
 from controlplane.policy.catalogue import Catalogue
@@ -112,6 +113,11 @@ class BundlePolicy:
     def adaptation(self) -> AdaptationFile:
         """How the running system shall adapt, as the bundle that is served says it; no rules while there is none."""
         return NO_ADAPTATION if self._served is None else self._served.bundle.adaptation
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """What agents' own traffic may look like, as the bundle that is served says it; no rules without one."""
+        return NO_BEHAVIOUR if self._served is None else self._served.bundle.behaviour
 
     @property
     def bundle(self) -> Bundle | None:

@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # room -> the rooms it may import; itself a
     "controlplane.response_cache": {"controlplane.calls", "controlplane.strict_json", "inference"},
     "controlplane.shared_state": set(),
     "controlplane.admission": {"controlplane.calls", "inference"},
+    "controlplane.behaviour": {"controlplane.calls", "controlplane.policy", "controlplane.telemetry"},
     "controlplane.adaptation": {"controlplane.calls", "controlplane.policy", "inference"},
     "controlplane.tools": {"controlplane.calls", "controlplane.strict_json", "inference"},
     "controlplane.drift": {"controlplane.calls"},

@@ -1,0 +1,467 @@
+"""Watching agents: what they asked, what the rules say of it, and what is answered.
+
+Decides without I/O; time comes in as an argument. Rates and loops count what is asked, sequences what the ledger holds
+as admitted, so that what is known here can be read again from the ledger. Fails closed: a rule whose past is not known
+yet, or an agent for whom there is no room, is answered as the rule would answer the worst.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+
+from controlplane.behaviour.agents import OWN, Agent, AgentKey, Agents, Pending, ScopeKey, Step
+from controlplane.behaviour.likeness import Reference, embed
+from controlplane.behaviour.loops import digest_of
+from controlplane.behaviour.rates import Change, Rate
+from controlplane.behaviour.rules import NOTHING, Plan, Rules
+from controlplane.behaviour.selecting import Deed
+from controlplane.behaviour.sequences import Automaton
+from controlplane.behaviour.settings import BehaviourSettings
+from controlplane.behaviour.verdicts import FULL, UNKNOWN, Finding, Verdict, agent_of, denied, satisfies, strictest
+from controlplane.calls import Call, Decision, Effect, Principal, RuleRef
+from controlplane.policy.behaviour import LONGEST_S, ContextRule, LoopRule, RateRule, SequenceRule
+from controlplane.policy.bundle import Bundle
+from controlplane.telemetry.context import parse
+
+RETRY_S = 5.0  # for what is unknown only until the ledger was read
+PENDING_S = 60.0  # a call that neither was recorded nor failed to be for so long was given up before
+PENDING_SWEPT = 1000
+OVERDUE_KEPT = 1000
+PPM = 1_000_000
+
+_USUAL = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""What nearly everybody sends, and what ``parse`` makes of it in a third of the time."""
+
+Observe = Callable[[Finding], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """An admitted call, as the ledger tells it. ``session`` is None: the ledger does not say."""
+
+    call_id: str
+    at_s: float
+    tenant: str
+    agent: str
+    deed: Deed
+    run: str
+    session: str | None = None
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One call while it is judged."""
+
+    principal: Principal
+    call: Call
+    now_s: float
+    name: str
+    agent: Agent
+    rules: Rules
+    _places: Mapping[tuple[str, str], ScopeKey | None] | None = None
+
+    def key(self, rule: SequenceRule | LoopRule) -> ScopeKey | None:
+        """Where a rule counts this call; None: nowhere, or the rule leaves this agent alone."""
+        if rule.except_agents and self.name in rule.except_agents:
+            return None
+        if self._places is None:
+            session = "session", session_of(self.principal)
+            run = run_of(self.call.traceparent)
+            named = ("run", run) if run else None
+            self._places = {("run", "session"): named or session, ("run", "skip"): named}
+            self._places |= {("session", "session"): session, ("session", "skip"): session}
+        return self._places.get((rule.within, rule.untraced), OWN)
+
+    def steps(self, plan: Plan) -> Iterator[Step]:
+        for automaton, part in plan.parts:
+            key = self.key(automaton.rule)
+            if key is not None:
+                yield automaton, part, key
+
+    def pending(self, plan: Plan) -> Pending:
+        return Pending(self.agent, self.rules, lambda: self.steps(plan), self.now_s)
+
+
+class Watch:
+    """``bundle`` answers with the bundle in force. MUST be used from one event loop."""
+
+    def __init__(
+        self, settings: BehaviourSettings, bundle: Callable[[], Bundle | None], observe: Observe = lambda _: None
+    ) -> None:
+        self._settings, self._bundle, self._observe = settings, bundle, observe
+        self._seen: Bundle | None = None
+        self._rules: Rules | None = None
+        self._agents = Agents(settings.max_agents)
+        self._references: OrderedDict[tuple[str, AgentKey], Reference] = OrderedDict()
+        self._pending: dict[str, Pending] = {}
+        self._owed: dict[str, list[Verdict]] = {}
+        self._overdue: list[Verdict] = []
+        self._known_from_s: dict[str, float] = {}
+        self._since: list[Happened] | None = None
+
+    # --- one call
+
+    def judge(self, principal: Principal, call: Call, decision: Decision, now_s: float) -> Decision:
+        """``decision``, or a denial in its place. An allow is followed by ``recorded`` or ``dropped``."""
+        rules = self._current()
+        if rules is None:
+            return decision
+        plan = rules.plan_of(call.action, call.resource)
+        if plan is NOTHING and not rules.rates:
+            return decision
+        name = agent_of(principal)
+        agent = self._agents.of((principal.tenant, name), now_s, LONGEST_S)
+        if agent is None:
+            return self._without_memory(plan, decision, rules)
+        agent.comes(now_s, rules.file.idle_s)
+        asked = _Asked(principal, call, now_s, name, agent, rules)
+        findings = self._too_often(asked) if rules.rates else []
+        if plan is not NOTHING:
+            if plan.loops:
+                findings += self._loops(asked, plan.loops)
+            if decision.permits:
+                findings += self._sequences(asked, plan)
+                findings += self._contexts(asked, plan.contexts)
+        answered = self._answered(asked, decision, findings) if findings else decision
+        if answered.permits and plan.parts:
+            self._suppose(asked, plan)
+        return answered
+
+    def owed(self, call_id: str) -> list[Verdict]:
+        """Verdicts that MUST be in the ledger before this call is; first those that could not be written before."""
+        if not self._overdue and not self._owed:
+            return []
+        found, self._overdue = [*self._overdue, *self._owed.pop(call_id, ())], []
+        return found
+
+    def owes(self, verdicts: Sequence[Verdict]) -> None:
+        """They could not be written: the next call's record waits for them."""
+        self._overdue = [*verdicts, *self._overdue][:OVERDUE_KEPT]
+
+    def recorded(self, call: Call, principal: Principal, now_s: float) -> None:
+        """The call's intent is durable: from now on it is a part of what its agent did, whatever rules are in force."""
+        pending, rules = self.dropped(call.id), self._current()
+        if self._since is not None:
+            self._since.append(happened(call, principal, now_s))
+        if rules is None:
+            return
+        if pending is None or pending.rules is not rules:
+            pending = self._again(rules, call, principal, now_s)
+        if pending is not None:
+            for step in pending.steps():
+                pending.agent.advance(step, now_s, rules.file.idle_s, self._settings.max_scopes)
+
+    def _again(self, rules: Rules, call: Call, principal: Principal, now_s: float) -> Pending | None:
+        """The call by rules that came after it was judged."""
+        plan, name = rules.plan_of(call.action, call.resource), agent_of(principal)
+        agent = self._agents.of((principal.tenant, name), now_s, LONGEST_S) if plan.parts else None
+        return None if agent is None else _Asked(principal, call, now_s, name, agent, rules).pending(plan)
+
+    def dropped(self, call_id: str) -> Pending | None:
+        """The call does not go out after all."""
+        pending = self._pending.pop(call_id, None)
+        if pending is not None:
+            pending.agent.pending.pop(call_id, None)
+        return pending
+
+    def _suppose(self, asked: _Asked, plan: Plan) -> None:
+        if len(self._pending) >= PENDING_SWEPT:
+            for call_id in [one for one, p in self._pending.items() if asked.now_s - p.since_s > PENDING_S]:
+                self.dropped(call_id)
+        self._pending[asked.call.id] = asked.agent.pending[asked.call.id] = asked.pending(plan)
+
+    def _answered(self, asked: _Asked, decision: Decision, findings: list[Finding]) -> Decision:
+        shown = [self._satisfied(asked, one) for one in findings]
+        for one in shown:
+            self._observe(one)
+        news = [
+            Verdict(one, asked.principal.tenant, asked.name, asked.call.id, asked.rules.revision)
+            for one in shown
+            if one.is_news
+        ]
+        if news:
+            if len(self._owed) >= OVERDUE_KEPT:  # of calls that were given up before they could be recorded
+                self.owes([verdict for each in self._owed.values() for verdict in each])
+                self._owed.clear()
+            self._owed[asked.call.id] = news
+        refusing = [one for one in shown if one.refuses]
+        return denied(decision, strictest(refusing)) if refusing and decision.permits else decision
+
+    def _satisfied(self, asked: _Asked, finding: Finding) -> Finding:
+        if finding.answer != "step_up" or not finding.refuses or finding.step_up is None:
+            return finding
+        if not satisfies(asked.principal, finding.step_up, asked.now_s):
+            return finding
+        is_news = asked.agent.is_news((finding.rule.id, finding.scope, "satisfied"), asked.now_s, LONGEST_S)
+        return replace(finding, change="satisfied", is_news=is_news)
+
+    # --- each sort of rule
+
+    def _too_often(self, asked: _Asked) -> list[Finding]:
+        findings = []
+        for rule in asked.rules.rates:
+            if rule.except_agents and asked.name in rule.except_agents:
+                continue
+            rate = asked.agent.rates.get(rule.id)
+            if rate is None:
+                rate = asked.agent.rates[rule.id] = Rate()
+            before, calm = rate.limit, rate.asked
+            is_too_many, change = rate.ask(rule, asked.now_s)
+            if is_too_many or change is not None:
+                findings.append(_rate_finding(asked, rule, rate, change or Change.HOLDS, (before, calm)))
+        return findings
+
+    def _loops(self, asked: _Asked, loops: Iterable[LoopRule]) -> list[Finding]:
+        digest, findings, done = digest_of(asked.call), [], set()
+        for rule in loops:
+            key = asked.key(rule)
+            if key is None:
+                continue
+            idle_s = asked.rules.file.idle_s
+            recent = asked.agent.open_scope(key, asked.now_s, idle_s, self._settings.max_scopes).recent
+            if key not in done:
+                done.add(key)
+                recent.add(digest)
+            if rule.same_call is not None and (same := recent.same(digest)) >= rule.same_call:
+                findings.append(self._found(asked, rule, "loop", key, {"same_calls": same}))
+            elif rule.cycle is not None and (length := recent.cycle(rule.cycle)):
+                findings.append(self._found(asked, rule, "loop", key, {"calls_in_turn": length}))
+        return findings
+
+    def _sequences(self, asked: _Asked, plan: Plan) -> list[Finding]:
+        findings = []
+        for automaton, part in plan.parts:
+            rule = automaton.rule
+            key = asked.key(rule) if part.is_last else None
+            if key is None:
+                continue
+            if self._known_from_s and self._known_from_s.get(rule.id, -inf) > asked.now_s and _refuses(rule):
+                findings.append(self._unknown(asked, automaton, key))
+                continue
+            progress = asked.agent.progress(automaton, key, asked.now_s, asked.rules.file.idle_s)
+            if progress is not None and automaton.matches(progress, part, asked.now_s):
+                began_s = automaton.began_s(progress)
+                found = self._found(asked, rule, "sequence", key, {"began_s": int(began_s)})
+                if rule.answer == "throttle":
+                    found = replace(found, retry_after_s=max(1.0, began_s + automaton.span_s - asked.now_s))
+                findings.append(found)
+        return findings
+
+    def _unknown(self, asked: _Asked, automaton: Automaton, key: ScopeKey) -> Finding:
+        found = self._found(asked, automaton.rule, "sequence", key, {"state": "unknown"})
+        return replace(found, reason=UNKNOWN, retry_after_s=RETRY_S)
+
+    def _contexts(self, asked: _Asked, contexts: Iterable[ContextRule]) -> list[Finding]:
+        findings, vector = [], None
+        for rule in contexts:
+            if asked.name in rule.except_agents:
+                continue
+            vector = embed(asked.call) if vector is None else vector
+            reference = self._reference(rule, (asked.principal.tenant, asked.name))
+            likeness = reference.likeness(vector)
+            if reference.judges(rule, likeness, asked.now_s):
+                facts = {"likeness_ppm": round(likeness * PPM), "threshold_ppm": round(reference.limit(rule) * PPM)}
+                found = self._satisfied(asked, self._found(asked, rule, "context", OWN, facts))
+                if found.change == "satisfied":
+                    reference.trust()
+                    reference.learn(rule, vector, likeness)
+                findings.append(found)
+            else:
+                reference.learn(rule, vector, likeness)
+        return findings
+
+    def _reference(self, rule: ContextRule, key: AgentKey) -> Reference:
+        place = rule.id, key
+        found = self._references.get(place)
+        if found is None:
+            found = self._references[place] = Reference()
+            if len(self._references) > self._settings.max_references:
+                self._references.popitem(last=False)
+        self._references.move_to_end(place)
+        return found
+
+    def _found(
+        self,
+        asked: _Asked,
+        rule: SequenceRule | LoopRule | ContextRule,
+        sort: str,
+        key: ScopeKey,
+        facts: Mapping[str, int | str],
+    ) -> Finding:
+        scope = ":".join(filter(None, key))
+        is_news = asked.agent.is_news((rule.id, scope), asked.now_s, rule.quiet_s)
+        return Finding(
+            rule=asked.rules.ref(rule),
+            sort=sort,
+            answer=rule.answer,
+            mode=rule.mode,
+            change="begins" if is_news else "holds",
+            scope=scope,
+            facts=facts,
+            step_up=asked.rules.step_up(rule),
+            is_news=is_news,
+        )
+
+    def _without_memory(self, plan: Plan, decision: Decision, rules: Rules) -> Decision:
+        """Nobody can be forgotten for this agent: what a rule could refuse is refused."""
+        refusing = [one.rule for one, part in plan.parts if part.is_last and _refuses(one.rule)]
+        if not refusing or not decision.permits:
+            return decision
+        return _deny(decision, FULL, rules.ref(refusing[0]))
+
+    # --- the rules, and what is known of the time before them
+
+    def _current(self) -> Rules | None:
+        bundle = self._bundle()
+        if bundle is not self._seen:
+            self._adopt(bundle)
+        return self._rules
+
+    def _adopt(self, bundle: Bundle | None) -> None:
+        """Rules that say what they said before keep what they know; of the others the past must be read."""
+        before = {} if self._rules is None else {one.rule.id: one.rule for one in self._rules.automata.values()}
+        known = self._known_from_s
+        rules = None if bundle is None else Rules(bundle)
+        self._seen, self._rules = bundle, None if rules is None or rules.is_empty else rules
+        after = {} if self._rules is None else {one.rule.id: one.rule for one in self._rules.automata.values()}
+        changed = frozenset(name for name, rule in before.items() if after.get(name) != rule)
+        self._known_from_s = {
+            name: known.get(name, -inf) if before.get(name) == rule else inf for name, rule in after.items()
+        }
+        self._known_from_s = {name: from_s for name, from_s in self._known_from_s.items() if from_s > -inf}
+        for _, agent in self._agents.all():
+            agent.forget(changed)
+
+    def unknown_rules(self) -> frozenset[str]:
+        """Sequences whose past has to be read from the ledger."""
+        self._current()
+        return frozenset(name for name, from_s in self._known_from_s.items() if from_s == inf)
+
+    def begin_rebuild(self) -> None:
+        self._since = []
+
+    def abandon_rebuild(self) -> None:
+        self._since = None
+
+    def finish_rebuild(self, names: frozenset[str], past: Sequence[Happened], covered_s: float) -> None:
+        """``past`` is what the ledger holds since ``covered_s``. What happened meanwhile is told once."""
+        since, self._since = self._since or [], None
+        rules = self._current()
+        if rules is None:
+            return
+        automata = [rules.automata[name] for name in sorted(names) if name in rules.automata]
+        for _, agent in self._agents.all():
+            agent.forget(frozenset(one.rule.id for one in automata))
+        told = {one.call_id: one for one in (*past, *since)}  # the live one knows its session
+        for one in sorted(told.values(), key=lambda each: each.at_s):
+            self._replay(rules, automata, one)
+        for automaton in automata:
+            from_s = covered_s + automaton.span_s
+            self._known_from_s[automaton.rule.id] = from_s
+            if from_s == -inf:
+                del self._known_from_s[automaton.rule.id]
+
+    def _replay(self, rules: Rules, automata: list[Automaton], one: Happened) -> None:
+        idle_s, most = rules.file.idle_s, self._settings.max_scopes
+        for automaton in automata:
+            part, rule = automaton.part_of(one.deed), automaton.rule
+            if part is None or one.agent in rule.except_agents:
+                continue
+            agent = self._agents.of((one.tenant, one.agent), one.at_s, LONGEST_S)
+            if agent is None:
+                continue
+            agent.comes(max(one.at_s, agent.seen_s), idle_s)
+            key = scope_key(rule.within, rule.untraced, one.run, one.session or "")
+            if key is None:
+                continue
+            if key[0] == "session" and one.session is None:
+                self._replay_in_all(agent, automaton, one)
+            else:
+                agent.advance((automaton, part, key), one.at_s, idle_s, most)
+
+    def _replay_in_all(self, agent: Agent, automaton: Automaton, one: Happened) -> None:
+        """The ledger does not name sessions: it may have been any of them, one that is still to come included."""
+        part = automaton.part_of(one.deed)
+        if part is None:
+            return
+        places = [agent.carried, *(scope.progress for key, scope in agent.scopes.items() if key[0] == "session")]
+        for place in places:
+            progress = place.get(automaton.rule.id)
+            if progress is None:
+                progress = place[automaton.rule.id] = automaton.new()
+            if not part.forgives:  # an approval in one session forgives nothing in another
+                automaton.advance(progress, part, one.at_s)
+
+    # --- what is worth keeping
+
+    def agents(self) -> list[tuple[AgentKey, Agent]]:
+        return self._agents.all()
+
+    def learnt(self, key: AgentKey, rule: str, rate: Rate, now_s: float) -> None:
+        """What was saved of an agent's rate; nothing that is known better is replaced."""
+        agent = self._agents.of(key, now_s, LONGEST_S)
+        if agent is not None:
+            agent.rates.setdefault(rule, rate)
+
+
+def run_of(traceparent: str) -> str:
+    """The W3C trace id, as the caller names it; "" where it names none."""
+    if _USUAL.fullmatch(traceparent) or (traceparent and parse(traceparent)):
+        return traceparent[3:35]
+    return ""
+
+
+def session_of(principal: Principal) -> str:
+    """The verified claim ``session`` or ``sid``; "" where the token names none: then all that an agent does is one."""
+    claims = principal.claims
+    named = claims.get("session") or claims.get("sid")
+    return named if isinstance(named, str) else ""
+
+
+def scope_key(within: str, untraced: str, run: str, session: str) -> ScopeKey | None:
+    """Where a rule counts a call; None: nowhere."""
+    if within == "run":
+        if run:
+            return "run", run
+        return ("session", session) if untraced == "session" else None
+    return ("session", session) if within == "session" else OWN
+
+
+def happened(call: Call, principal: Principal, now_s: float) -> Happened:
+    deed, run = Deed(call.action, call.resource), run_of(call.traceparent)
+    return Happened(call.id, now_s, principal.tenant, agent_of(principal), deed, run, session_of(principal))
+
+
+def _refuses(rule: SequenceRule) -> bool:
+    return rule.mode == "enforce" and rule.answer != "alert"
+
+
+def _deny(decision: Decision, reason: str, rule: RuleRef) -> Decision:
+    return replace(
+        decision,
+        effect=Effect.DENY,
+        reason=reason,
+        rules=(rule, *decision.rules),
+        obligations=(),
+        retry_after_s=RETRY_S,
+    )
+
+
+def _rate_finding(asked: _Asked, rule: RateRule, rate: Rate, change: Change, before: tuple[int, int]) -> Finding:
+    limit, calls = before if change is Change.ENDS else (rate.limit, rate.asked)
+    is_news = change is not Change.HOLDS
+    return Finding(
+        rule=asked.rules.ref(rule),
+        sort="rate",
+        answer=rule.answer,
+        mode=rule.mode,
+        change=change.value,
+        facts={"window_s": rule.window_s, "calls": calls, "limit": limit},
+        retry_after_s=rate.left_s(rule, asked.now_s) if rule.answer == "throttle" else None,
+        step_up=asked.rules.step_up(rule),
+        is_news=is_news,
+    )
