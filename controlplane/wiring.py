@@ -68,6 +68,7 @@ from controlplane.tools.http_tool import HttpToolBackend
 from controlplane.tools.mcp_upstream import McpBackend, remote_endpoints
 from controlplane.tools.registry import Registry, load_registry
 from controlplane.tools.supervisor import BridgeProcesses, Supervisor, SupervisorSettings
+from controlplane.upstreams import UpstreamBreakers
 
 log = logging.getLogger(__name__)
 
@@ -256,10 +257,18 @@ class ControlPlane:
             allowed_origins=tuple(f"{scheme}://{host}" for scheme in ("http", "https") for host in hosts),
             exchange_timeout_s=timeouts.mcp_s,
         )
+        guards = UpstreamBreakers(
+            registry=registry,
+            breakers=self.fleet.breakers,
+            settings=self.settings.breaker,
+            now=self.clock.monotonic,
+            tool_s=timeouts.tool_s,
+            mcp_s=timeouts.mcp_s,
+        )
         return {
             "model": ModelDispatch(self.fleet.names, self.fleet.ladder_of, timeouts.model_s),
-            "tool": ByName(HttpToolBackend(registry.http_tools, session), timeouts.tool_s),
-            "mcp": McpDispatch(mcp, self.mcp_settings, self.clock.wall),
+            "tool": ByName(guards.tools(HttpToolBackend(registry.http_tools, session)), timeouts.tool_s),
+            "mcp": McpDispatch(guards.servers(mcp), self.mcp_settings, self.clock.wall),
             "api": ReloadRefused(),
         }
 

@@ -67,6 +67,7 @@ LESSONS: Mapping[str, Verdict] = MappingProxyType(
         "no_replica": NOTHING,
         "not_deployed": NOTHING,
         "overloaded": NOTHING,
+        "rows_out_of_range": NOTHING,
         "server_down": NOTHING,
         # what lacks is our own credential
         "credential_missing": NOTHING,

@@ -175,7 +175,7 @@ class McpDispatch:
         return BackendRequest(
             call_id=admission.receipt.event_id,
             target=server,
-            operation="message",
+            operation="listen" if call.operation in STANDING else "message",
             body=with_context(call.body, dict(call.headers).get("traceparent", "")),
             streams=call.streams,
             headers=call.headers,
