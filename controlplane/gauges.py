@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 
@@ -33,7 +33,8 @@ class Gauges:
     wall_clock: Callable[[], float]
     _revision: str = ""
     _error: str = ""
-    _dropped: int = 0
+    _dropped: dict[str, int] = field(default_factory=dict)
+    _guarded: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     async def keep_reporting(self) -> None:
         """Until cancelled. A look that breaks is logged and taken again: gauges never stop the gateway."""
@@ -50,9 +51,7 @@ class Gauges:
             self.metrics.observe_breaker(upstream=breaker.name, state=breaker.state.value)
         self._report_replicas()
         self.adapting.report()
-        dropped = self.observations.dropped
-        self.metrics.observe_observation_dropped(dropped - self._dropped)
-        self._dropped = dropped
+        self._report_watching()
         self.metrics.observe_response_cache_bytes(self.answers.size_bytes)
         self.metrics.observe_ledger_queue(self.ledger.waiting)
         await self.ledger.probe()
@@ -69,6 +68,17 @@ class Gauges:
                 waiting=status.waiting,
                 kv_ratio=status.kv_ratio,
             )
+
+    def _report_watching(self) -> None:
+        self.metrics.observe_observations_unread(self.observations.unread_s)
+        for reason, dropped in self.observations.dropped_by_reason.items():
+            self.metrics.observe_observation_dropped(dropped - self._dropped.get(reason, 0), reason=reason)
+            self._dropped[reason] = dropped
+        for version, counts in self.fleet.guards.counts().items():
+            rows, violating = self._guarded.get(version, (0, 0))
+            fresh, bad = counts["rows"] - rows, counts["violating"] - violating
+            self.metrics.observe_guarded_rows(model=version.partition("/")[0], sound=fresh - bad, violating=bad)
+            self._guarded[version] = counts["rows"], counts["violating"]
 
     def _report_policy(self) -> None:
         status = self.policy.status()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -91,9 +91,9 @@ class RowGuards:
     def known(self, model: str, version: int | None) -> VersionGuard | None:
         return self._known.get((model, version or 0))
 
-    @property
-    def counts(self) -> Mapping[Version, RowCounts]:
-        return {version: guard.counts for version, guard in self._known.items()}
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """By version, as ``risk/2``."""
+        return {f"{model}/{version}": asdict(guard.counts) for (model, version), guard in self._known.items()}
 
     def learn(self, model: str, version: int, base: str) -> None:
         """Look for the reference of a version unless it is known. Blocks for a small file."""

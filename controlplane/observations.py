@@ -54,6 +54,9 @@ class Observations:
         self._settings, self._bytes, self._read = settings, 0, 0
         self._version_of, self._wall_clock = version_of, wall_clock
         self._boot = uuid.uuid4().hex  # sequence numbers mean something only within one life of this process
+        self._skipped: Mapping[str, Mapping[str, int]] = {}
+        self._asked_s = wall_clock()
+        self.guarded: Callable[[], Mapping[str, Mapping[str, int]]] = dict
         self._dropped: Counter[str] = Counter({OVERWRITTEN: 0, TOO_LARGE: 0, NOT_WHOLE: 0})
         self.listener: Listener = Deaf()
 
@@ -141,10 +144,22 @@ class Observations:
             "boot": self._boot,
             "newest": self._ring.newest,
             "read": self._read,
+            "unread_s": round(self.unread_s, 1),
             "held": len(self._ring),
             "held_bytes": self._bytes,
             "dropped": dict(self._dropped),
+            "skipped": self._skipped,
+            "guarded": self.guarded(),
         }
+
+    def note_skipped(self, said: Mapping[str, Mapping[str, int]]) -> None:
+        """What the monitor says that it read and did not count, by model and reason."""
+        self._skipped = said
+
+    @property
+    def unread_s(self) -> float:
+        """How long ago somebody last asked for observations; since the start where nobody has."""
+        return max(0.0, self._wall_clock() - self._asked_s)
 
     @property
     def dropped_by_reason(self) -> Mapping[str, int]:
@@ -164,6 +179,7 @@ class Observations:
         return encode(self._page(after, limit))
 
     def _page(self, after: int, limit: int) -> Page:
+        self._asked_s = self._wall_clock()
         if self._read < after <= self._ring.newest:
             self._read = after  # who asks for what follows has got what was before
         found, lost = self._ring.after(after, limit)

@@ -52,6 +52,7 @@ from controlplane.identity.identity import TokenIdentity
 from controlplane.identity.metadata import WELL_KNOWN_PATH, challenge, protected_resource_metadata
 from controlplane.identity.settings import IdentitySettings
 from controlplane.limits import RateLimit
+from controlplane.llm_signals import LanguageSignals
 from controlplane.model_moves import ModelMoves
 from controlplane.observations import Observations
 from controlplane.operations import Operations
@@ -124,6 +125,11 @@ class ControlPlane:
                 lambda call: self.fleet.version_meant(call.resource.rpartition("/")[2], call.version, call.label),
                 self.clock.wall,
             )
+            language = LanguageSignals(
+                self.observations, self.settings.observations.signals_per_s, self.settings.observations.signal_bytes
+            )
+            self.observations.listener, self.observations.guarded = language, self.fleet.guards.counts
+            tasks.start_soon(language.run)
             redis = self._redis(stack)
             self.fleet.answers = self.answers = self._answers(redis)
             await self._money(stack, tasks, redis)

@@ -381,7 +381,20 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                     (f"sum(rate(controlplane_monitor_observations_total{RATE}))", "read"),
                     (f"sum(rate(controlplane_drift_observations_dropped_total{RATE}))", "dropped"),
                     (f"sum(rate(controlplane_monitor_gaps_total{RATE}))", "gaps"),
+                    (rate("controlplane_monitor_rows_skipped_total", "reason"), "not counted: {{reason}}"),
                 ),
+            ),
+            Panel(
+                "Nobody watches",
+                "How long ago the monitor last asked for observations. Calls go on without it; verdicts do not.",
+                "s",
+                (("max(controlplane_observations_gap_seconds)", "unread"),),
+            ),
+            Panel(
+                "Rows against their reference",
+                "Of models that asked for the guard, by whether they look like the rows that the version was made for.",
+                "short",
+                ((rate("controlplane_guarded_rows_total", "model", "verdict"), "{{model}} {{verdict}}"),),
             ),
             Panel(
                 "Telemetry's own losses",

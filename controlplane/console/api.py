@@ -22,6 +22,7 @@ from controlplane.console.changes import Changes
 from controlplane.console.costs import CostsApi
 from controlplane.console.guard import Guard, GuardedRoute, permission
 from controlplane.console.headers import SafeHeaders
+from controlplane.console.observations import ObservationsApi
 from controlplane.console.pages import Pages
 from controlplane.console.ports import (
     BreakerView,
@@ -129,13 +130,6 @@ class Head(BaseModel):
     checkpoint: str = Field(description="The signed tree head (C2SP checkpoint).")
 
 
-class Observed(BaseModel):
-    observations: list[dict[str, Any]]
-    next: int
-    lost: int
-    boot: str
-
-
 class Taken(BaseModel):
     accepted: int
     event_id: str
@@ -163,6 +157,7 @@ def build(
     changes = Changes(ports.append, ports.breakers, ports.models)
     app.include_router(Api(ports, changes).router())
     app.include_router(VersionsApi(changes).router())
+    app.include_router(ObservationsApi(ports.observations, ports.ledger, ports.append).router())
     if ports.selection is not None:
         app.include_router(SelectionApi(ports.selection).router())
     if ports.adapters is not None:
@@ -205,7 +200,6 @@ class Api:
             ("POST", "/api/models/{name:path}/transitions", self.ask_transition, "write", "/api/models"),
             ("GET", "/api/policy", self.read_policy, "read", "/api/policy"),
             ("GET", "/api/ledger/head", self.read_head, "read", "/api/ledger"),
-            ("GET", "/api/observations", self.list_observations, "read", "/api/observations"),
             ("POST", "/v1/outcomes", self.take_outcomes, "write", "/api/outcomes"),
         ):
             router.add_api_route(
@@ -269,14 +263,6 @@ class Api:
         """The ledger's signed tree head."""
         head = await to_thread.run_sync(self.ports.ledger.head)
         return Head(size=head.size, root=head.root.hex(), checkpoint=head.checkpoint)
-
-    async def list_observations(
-        self,
-        after: Annotated[int, Query(description="Sequence number of the last one known.")] = 0,
-        limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
-    ) -> Observed:
-        """Predictions as they passed and labels as they came back, for the monitor."""
-        return Observed.model_validate(self.ports.observations.page(after, limit))
 
     async def take_outcomes(self, request: Request, said: Outcomes) -> Taken:
         """Ground truth for predictions of one's own tenant, by call id. All are taken or none."""

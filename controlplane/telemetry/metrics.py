@@ -267,7 +267,16 @@ class Metrics:
         )
         self._drift_verdicts = self._counter("drift_verdicts_total", "Verdicts on models.", "model", "verdict")
         self._observations_dropped = self._counter(
-            "drift_observations_dropped_total", "Observations that did not reach the monitor."
+            "drift_observations_dropped_total", "Observations that did not reach the monitor.", "reason"
+        )
+        self._observations_gap = self._gauge(
+            "observations_gap_seconds", "How long nobody has asked for observations: the monitor is away."
+        )
+        self._guarded_rows = self._counter(
+            "guarded_rows_total", "Rows held against the reference of their model's version.", "model", "verdict"
+        )
+        self._rows_skipped = self._counter(
+            "monitor_rows_skipped_total", "Rows that the monitor read and did not count.", "model", "reason"
         )
         self._drift_reports = self._counter(
             "drift_reports_total", "Reports beside verdicts, by what came of them.", "model", "outcome"
@@ -499,8 +508,21 @@ class Metrics:
     # --- what happens in the loop: monitor, verdict, retraining, promotion
 
     @fails_open
-    def observe_observation_dropped(self, count: int = 1) -> None:
-        self._observations_dropped.child().inc(count)
+    def observe_observation_dropped(self, count: int = 1, *, reason: str) -> None:
+        self._observations_dropped.child(reason).inc(count)
+
+    @fails_open
+    def observe_observations_unread(self, seconds: float) -> None:
+        self._observations_gap.child().set(seconds)
+
+    @fails_open
+    def observe_guarded_rows(self, *, model: str, sound: int, violating: int) -> None:
+        self._guarded_rows.child(model, "sound").inc(sound)
+        self._guarded_rows.child(model, "violating").inc(violating)
+
+    @fails_open
+    def observe_rows_skipped(self, *, model: str, reason: str, count: int) -> None:
+        self._rows_skipped.child(model, reason).inc(count)
 
     @fails_open
     def observe_monitor_pass(self, *, observations: int, now_s: float) -> None:

@@ -38,6 +38,9 @@ OPERATIONS = [
     ("GET", "/api/policy", "read", "/api/policy"),
     ("GET", "/api/ledger/head", "read", "/api/ledger"),
     ("GET", "/api/observations", "read", "/api/observations"),
+    ("GET", "/api/observations/status", "read", "/api/observations"),
+    ("POST", "/api/observations/gaps", "write", "/api/ledger"),
+    ("POST", "/api/observations/skipped", "write", "/api/ledger"),
     ("POST", "/v1/outcomes", "write", "/api/outcomes"),
 ]
 

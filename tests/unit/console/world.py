@@ -35,7 +35,12 @@ PEOPLE = {
     "reader-token": Principal(subject="user:reader", tenant="acme", kind="user"),
     "nobody-token": Principal(subject="user:nobody", tenant="acme", kind="user"),
 }
-MONITOR_MAY = {("read", "/api/observations"), ("read", "/api/models"), ("write", "/api/models")}
+MONITOR_MAY = {
+    ("read", "/api/observations"),
+    ("read", "/api/models"),
+    ("write", "/api/models"),
+    ("write", "/api/ledger"),
+}
 
 
 @dataclass
@@ -141,6 +146,19 @@ class PolicyStatus:
 
 
 class Observations:
+    def __init__(self) -> None:
+        self.skipped: Mapping[str, Mapping[str, int]] = {}
+
+    def packed(self, after: int, limit: int) -> bytes:
+        return f"{after} {limit}".encode()
+
+    def status(self) -> Mapping[str, Any]:
+        counts = {"newest": 5, "read": 2, "unread_s": 1.5, "held": 5, "held_bytes": 0}
+        return {"boot": "b1", "dropped": {"overwritten": 1}, "skipped": self.skipped, "guarded": {}, **counts}
+
+    def note_skipped(self, said: Mapping[str, Mapping[str, int]]) -> None:
+        self.skipped = said
+
     def page(self, after: int, limit: int) -> Mapping[str, Any]:
         rows = [{"seq": n, "kind": "label"} for n in range(after + 1, min(after + limit, 5) + 1)]
         return {"observations": rows, "next": after + len(rows), "lost": 0, "boot": "b1"}

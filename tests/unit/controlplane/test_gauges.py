@@ -27,10 +27,14 @@ async def reported(*replicas: ReplicaView) -> str:
     gauges = Gauges(
         metrics=metrics,
         policy=SimpleNamespace(status=lambda: never_moves),  # type: ignore[arg-type]
-        ledger=SimpleNamespace(probe=probe, head=SimpleNamespace(size=1)),  # type: ignore[arg-type]
-        fleet=SimpleNamespace(breakers=SimpleNamespace(snapshot=list), replicas=lambda: replicas),  # type: ignore[arg-type]
+        ledger=SimpleNamespace(probe=probe, head=SimpleNamespace(size=1), waiting=0),  # type: ignore[arg-type]
+        fleet=SimpleNamespace(  # type: ignore[arg-type]
+            breakers=SimpleNamespace(snapshot=list),
+            replicas=lambda: replicas,
+            guards=SimpleNamespace(counts=lambda: {"risk/2": {"rows": 10, "violating": 3}}),
+        ),
         adapting=SimpleNamespace(report=lambda: nothing),  # type: ignore[arg-type]
-        observations=SimpleNamespace(dropped=0),  # type: ignore[arg-type]
+        observations=SimpleNamespace(unread_s=2.5, dropped_by_reason={"too_large": 2}),  # type: ignore[arg-type]
         answers=SimpleNamespace(size_bytes=0),  # type: ignore[arg-type]
         wall_clock=lambda: 7.0,
     )
@@ -52,3 +56,14 @@ async def test_replicas_are_told_by_name_and_what_they_do_not_say_is_not_made_up
     ):
         assert line in text
     assert f"controlplane_replica_kv_cache_ratio{b}" not in text
+
+
+async def test_what_the_monitor_does_not_see_is_told_once() -> None:
+    text = await reported()
+    for line in (
+        'controlplane_drift_observations_dropped_total{reason="too_large"} 2.0',
+        "controlplane_observations_gap_seconds 2.5",
+        'controlplane_guarded_rows_total{model="risk",verdict="sound"} 7.0',
+        'controlplane_guarded_rows_total{model="risk",verdict="violating"} 3.0',
+    ):
+        assert line in text
