@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import count
 from math import inf
 from typing import Any
 
 from controlplane.behaviour import BehaviourSettings, Finding, Watch
 from controlplane.behaviour.watch import Happened
-from controlplane.calls import Call, Decision, Effect, Principal
+from controlplane.calls import Call, Decision, Effect, Principal, new_call_id
 from controlplane.policy import Catalogue
 from controlplane.policy.behaviour import Behaviour, BehaviourFile
 from controlplane.policy.bundle import Bundle
@@ -68,7 +67,6 @@ class Rig:
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.settings, lambda: self.served, self.seen.append)
-        self.ids = (f"call-{number}" for number in count())
         self.decision = ALLOW
         self.records: list[dict[str, Any]] = []
         if self.past is not None:
@@ -82,7 +80,7 @@ class Rig:
     def call(self, name: str, run: int | None = None, action: str = "call", **more: Any) -> Call:
         resource = f"/model/{name}" if action == "infer" else f"/tool/{name}"
         trace = TRACES[run] if run is not None else ""
-        return Call(id=next(self.ids), door="t", action=action, resource=resource, traceparent=trace, **more)
+        return Call(id=new_call_id(), door="t", action=action, resource=resource, traceparent=trace, **more)
 
     def judge(self, call: Call, who: Principal, policy: Decision = ALLOW) -> Decision:
         self.decision = self.watch.judge(who, call, policy, self.now_s)
