@@ -9,7 +9,12 @@ from controlplane.telemetry.metrics import Metrics
 from inference.backend import FRESH_RUNGS, Usage
 
 MICRO = 1_000_000
-LIMITS = {"rate_limited": "", "budget_exhausted": "budget", "budget_unknown": "budget"}
+LIMITS = {
+    "rate_limited": "",
+    "budget_exhausted": "budget",
+    "budget_unknown": "budget",
+    "behaviour_throttled": "behaviour",
+}
 """Reasons of a limit or budget, and the word they are counted under; "" is the kind of resource."""
 COUNTED = ("micro_usd", "saved_micro_usd", "energy_uwh")
 

@@ -5,6 +5,7 @@ Known errors keep their words; an unknown one tells the agent nothing about our 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -16,7 +17,19 @@ from controlplane.gateway.hygiene import BodyTooLarge
 from controlplane.identity.errors import IdentityUnavailable, Unauthenticated
 from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout
 
-BUSY_REASONS = frozenset({"rate_limited", "budget_exhausted", "budget_unknown"})
+BUSY_REASONS = frozenset(
+    {
+        "rate_limited",
+        "budget_exhausted",
+        "budget_unknown",
+        "behaviour_throttled",
+        "behaviour_state_unknown",
+        "behaviour_state_full",
+    }
+)
+STEP_UP = "step_up_required"
+TOLD_WITH = {"budget_exhausted": "budget", STEP_UP: "step_up"}
+"""Reasons whose refusal says more: the duty that stands beside the decision."""
 TELLS_ADDRESSES = frozenset({"connect_failed", "cut", "dns_failed", "hung_up", "unavailable"})
 """Reasons of backends whose details name hosts and ports of ours: not for agents."""
 
@@ -61,9 +74,15 @@ class Problem:
         if self.decision is not None:
             facts["policy_revision"] = self.decision.revision
             facts["rules"] = [{"id": rule.id, "source": rule.source} for rule in self.decision.rules]
-            if self.decision.reason == "budget_exhausted":
-                facts |= {o.name: dict(o.parameters) for o in self.decision.obligations if o.name == "budget"}
+            told = TOLD_WITH.get(self.decision.reason)
+            facts |= {o.name: dict(o.parameters) for o in self.decision.obligations if o.name == told}
         return facts
+
+    @property
+    def step_up(self) -> Mapping[str, Any]:
+        """What a token must show (``acr_values``, ``max_age_s``) for the call to go out; {} where nothing would do."""
+        found: Mapping[str, Any] = self.facts().get("step_up", {})
+        return found
 
 
 def problem_for(error: Exception) -> Problem:
@@ -105,10 +124,14 @@ def problem_for(error: Exception) -> Problem:
 def _refusal(error: Denied) -> Problem:
     decision, receipt = error.decision, error.receipt
     rule = f" by {decision.rules[0].id} at {decision.rules[0].source}" if decision.rules else ""
-    busy = decision.reason in BUSY_REASONS
+    status, kind = 403, "denied"
+    if decision.reason in BUSY_REASONS:
+        status, kind = 429, "busy"
+    elif decision.reason == STEP_UP:  # RFC 9470 §3: the token is good, and not good enough for this
+        status, kind = 401, "step-up"
     return Problem(
-        status=429 if busy else 403,
-        kind="busy" if busy else "denied",
+        status=status,
+        kind=kind,
         reason=decision.reason,
         detail=f"refused{rule}: {decision.reason} (ledger entry {receipt.index})",
         decision=decision,

@@ -33,6 +33,7 @@ KINDS: dict[str, grpc.StatusCode] = {
     "unauthenticated": Code.UNAUTHENTICATED,
     "identity": Code.UNAVAILABLE,
     "denied": Code.PERMISSION_DENIED,
+    "step-up": Code.UNAUTHENTICATED,
     "busy": Code.RESOURCE_EXHAUSTED,
     "ledger": Code.UNAVAILABLE,
     "backend-rejected": Code.INVALID_ARGUMENT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from audit import AuditUnavailable, IntentNotOpen, LedgerInUse, RecordRefused
-from controlplane.calls import Decision, Effect, Receipt, RuleRef
+from controlplane.calls import Decision, Effect, Obligation, Receipt, RuleRef
 from controlplane.gateway.gateway import Denied
 from controlplane.gateway.problems import BadRequest, problem_for
 from controlplane.identity.errors import IdentityUnavailable, Unauthenticated
@@ -33,6 +33,10 @@ def denied(reason: str, retry_after_s: float | None = None) -> Denied:
         (denied("unknown_obligation"), 403, "denied", "unknown_obligation"),
         (denied("rate_limited", 3.0), 429, "busy", "rate_limited"),
         (denied("budget_exhausted"), 429, "busy", "budget_exhausted"),
+        (denied("behaviour_throttled", 3.0), 429, "busy", "behaviour_throttled"),
+        (denied("behaviour_state_unknown", 5.0), 429, "busy", "behaviour_state_unknown"),
+        (denied("behaviour_blocked"), 403, "denied", "behaviour_blocked"),
+        (denied("step_up_required"), 401, "step-up", "step_up_required"),
         (AuditUnavailable("disk_full"), 503, "ledger", "disk_full"),
         (LedgerInUse(), 503, "ledger", "in_use"),
         (BackendRejected("not_found", "no such model"), 404, "backend-rejected", "not_found"),
@@ -80,3 +84,13 @@ def test_addresses_of_ours_are_not_told(family: type[BackendError], reason: str)
 def test_what_the_caller_can_mend_keeps_its_words() -> None:
     assert problem_for(BackendRejected("bad_tensor", "x has shape (3,)")).detail == "x has shape (3,)"
     assert problem_for(BackendUnavailable("busy", "try later", retry_after_s=7)).retry_after_s == 7
+
+
+def test_a_step_up_says_what_would_satisfy_it() -> None:
+    asked = {"acr_values": ["gold"], "max_age_s": 60}
+    decision = Decision(
+        effect=Effect.DENY, reason="step_up_required", revision="r1", obligations=(Obligation("step_up", asked),)
+    )
+    problem = problem_for(Denied(decision, RECEIPT))
+    assert problem.step_up == problem.facts()["step_up"] == asked
+    assert problem_for(denied("step_up_required")).step_up == {}

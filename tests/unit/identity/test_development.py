@@ -93,6 +93,16 @@ def test_challenge_names_the_metadata_and_what_was_wrong() -> None:
     assert challenge(settings(), "no_credential") == "Bearer"
 
 
+def test_challenge_names_the_login_that_a_good_token_lacks() -> None:
+    """RFC 9470 §3."""
+    asked = {"acr_values": ["gold", "platinum"], "max_age_s": 60}
+    assert challenge(settings(), "step_up_required", step_up=asked) == (
+        'Bearer error="insufficient_user_authentication", error_description="step_up_required", '
+        'acr_values="gold platinum", max_age="60"'
+    )
+    assert "acr_values" not in challenge(settings(), "step_up_required", step_up={"max_age_s": 60})
+
+
 def test_challenge_cannot_be_split() -> None:
     assert challenge(settings(), 'x"\r\nset-cookie: é') == (
         'Bearer error="invalid_token", error_description="xset-cookie: "'
