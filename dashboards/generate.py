@@ -287,6 +287,19 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                     (rate("controlplane_adaptation_transitions_total", "rule", "direction"), "{{rule}} {{direction}}"),
                 ),
             ),
+            Panel(
+                "Agents' behaviour",
+                "What its rules found, enforced or in a dry run. Rules without their past refuse: that must end soon.",
+                "short",
+                (
+                    (
+                        rate("controlplane_behaviour_findings_total", "rule", "answer", "mode", "change"),
+                        "{{rule}} {{answer}} {{mode}} {{change}}",
+                    ),
+                    ("sum(controlplane_behaviour_agents)", "agents remembered"),
+                    ("sum(controlplane_behaviour_unknown_rules)", "rules without their past"),
+                ),
+            ),
         ),
     ),
     (

@@ -218,6 +218,15 @@ class Metrics:
         self._adaptation_transitions = self._counter(
             "adaptation_transitions_total", "Steps of adaptation rules, up and down.", "rule", "direction"
         )
+        self._behaviour = self._counter(
+            "behaviour_findings_total",
+            "What rules of behaviour found: answered with, enforced or not, and what it changed.",
+            *("rule", "answer", "mode", "change"),
+        )
+        self._behaviour_agents = self._gauge("behaviour_agents", "Agents whose behaviour is remembered.")
+        self._behaviour_unknown = self._gauge(
+            "behaviour_unknown_rules", "Rules that refuse because their past was not read from the ledger yet."
+        )
 
     def _declare_money(self) -> None:
         self._cache_events = self._counter(
@@ -440,6 +449,15 @@ class Metrics:
         """A rule took a step ``up`` or ``down`` and is at ``level`` for ``target`` now, as ``model:risk``."""
         self._adaptation_level.child(rule, target).set(level)
         self._adaptation_transitions.child(rule, direction).inc()
+
+    @fails_open
+    def observe_behaviour(self, *, rule: str, answer: str, mode: str, change: str) -> None:
+        self._behaviour.child(rule, answer, mode, change).inc()
+
+    @fails_open
+    def observe_behaviour_memory(self, *, agents: int, unknown_rules: int) -> None:
+        self._behaviour_agents.child().set(agents)
+        self._behaviour_unknown.child().set(unknown_rules)
 
     # --- what happens to money
 
