@@ -15,6 +15,7 @@ from controlplane.model_commands import models
 from controlplane.monitor import monitor_command
 from controlplane.policy.commands import policy
 from controlplane.vllm_commands import vllm
+from controlplane.worker import worker_command
 
 CONFIG = click.option(
     "--config",
@@ -53,7 +54,7 @@ def gateway(config: Path) -> None:
         raise click.ClickException("\n".join(error.problems)) from error
 
 
-for command in (audit, costs, doctor, models, monitor_command, policy, token, vllm):
+for command in (audit, costs, doctor, models, monitor_command, policy, token, vllm, worker_command):
     main.add_command(command)
 
 

@@ -94,7 +94,12 @@ class PolledRunner:
             if status.state is JobState.SUCCEEDED:
                 return dict(status.metrics) or read_metrics(description.place)
             _raise_if_ended(status, description)
-            await clock.pause()
+            try:
+                await clock.pause()
+            except TrainingTimeout as error:
+                if status.state is JobState.WAITING:
+                    raise TrainerUnavailable("nobody took the job in time") from error
+                raise
 
     async def _end(self, job: str) -> None:
         try:

@@ -1,0 +1,116 @@
+"""The queue's database: procrastinate's tables in PostgreSQL, and the rules that several processes keep there.
+
+Single flight. procrastinate's ``queueing_lock`` keeps a second job of a model from waiting while one waits, its
+``lock`` keeps a second one from running while one runs; between the two, a second may still be queued behind a running
+one. So whoever asks for a job first takes an advisory lock of the model, looks, and only then asks.
+
+Nothing is lost. A worker gives signs of life. Whoever notices that they ceased (another worker, or the monitor that
+waits) gives the job back to the queue, under the same lock and after looking again, or fails it when it was begun often
+enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import procrastinate
+import psycopg
+from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
+from procrastinate.jobs import Job, Status
+
+from controlplane.retraining.settings import QueueSettings
+from controlplane.retraining.trainer import TrainerBusy, TrainerUnavailable
+
+TASK = "controlplane.retrain"
+MISSED_BEATS = 6  # a busy machine is late by one or two
+CONNECT_S = 5.0
+UNREACHABLE = (ConnectorException, psycopg.Error, OSError, TimeoutError)
+LIVE = {Status.TODO.value, Status.DOING.value}
+SCHEMA_LOCK = "controlplane schema"
+
+
+def application(settings: QueueSettings, connections: int = 4) -> procrastinate.App:
+    """Not open yet. Raises ``OSError``: the password's file cannot be read."""
+    connector = procrastinate.PsycopgConnector(
+        conninfo=settings.dsn,
+        kwargs=_secrets(settings) | {"connect_timeout": round(CONNECT_S)},
+        min_size=1,
+        max_size=connections,
+        timeout=CONNECT_S,
+    )
+    return procrastinate.App(connector=connector)
+
+
+def _secrets(settings: QueueSettings) -> dict[str, Any]:
+    return {} if settings.password_file is None else {"password": settings.password_file.read_text("utf-8").strip()}
+
+
+@asynccontextmanager
+async def opened(settings: QueueSettings) -> AsyncGenerator[procrastinate.App]:
+    """For a few statements. Raises ``TrainerUnavailable``."""
+    try:
+        async with await connect(settings):  # fails at once, where a pool would try on in the background
+            pass
+        async with application(settings).open_async() as app:
+            yield app
+    except AlreadyEnqueued as error:
+        raise TrainerBusy(str(error)) from error
+    except UNREACHABLE as error:
+        raise TrainerUnavailable(f"queue: {error}") from error
+
+
+async def connect(settings: QueueSettings) -> psycopg.AsyncConnection:
+    return await psycopg.AsyncConnection.connect(settings.dsn, connect_timeout=round(CONNECT_S), **_secrets(settings))
+
+
+async def make_schema(app: procrastinate.App, settings: QueueSettings) -> None:
+    """Doing it twice, or at the same time, is doing it once."""
+    async with alone(settings, SCHEMA_LOCK) as connection:
+        cursor = await connection.execute("SELECT to_regclass('procrastinate_jobs')")
+        (found,) = await cursor.fetchone() or (None,)
+        if found is None:
+            await app.schema_manager.apply_schema_async()
+
+
+@asynccontextmanager
+async def alone(settings: QueueSettings, what: str) -> AsyncGenerator[psycopg.AsyncConnection]:
+    """One process at a time, over all machines; a process that dies lets go."""
+    async with await connect(settings) as connection, connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"retrain {what}",))
+        yield connection
+
+
+async def jobs_of(app: procrastinate.App, settings: QueueSettings, model: str) -> list[Job]:
+    """Every job of the model that still has its row, oldest first."""
+    found = await app.job_manager.list_jobs_async(queue=settings.name, task=TASK, lock=lock_of(model))
+    return sorted(found, key=lambda job: job.id or 0)
+
+
+def lock_of(model: str) -> str:
+    return f"retrain {model}"
+
+
+async def rescue(app: procrastinate.App, settings: QueueSettings) -> None:
+    """Jobs whose worker died go back to the queue; those that were begun often enough fail."""
+    for seen in await _stalled(app, settings):
+        async with alone(settings, str(seen.task_kwargs["model"])):
+            for job in await _stalled(app, settings):
+                if job.id == seen.id and job.id is not None:
+                    await _give_back(app, settings, job)
+
+
+async def _stalled(app: procrastinate.App, settings: QueueSettings) -> list[Job]:
+    return list(
+        await app.job_manager.get_stalled_jobs(
+            queue=settings.name, task_name=TASK, seconds_since_heartbeat=MISSED_BEATS * settings.heartbeat_s
+        )
+    )
+
+
+async def _give_back(app: procrastinate.App, settings: QueueSettings, job: Job) -> None:
+    if job.attempts + 1 < settings.tries:
+        await app.job_manager.retry_job(job)
+    else:
+        await app.job_manager.finish_job_by_id_async(job.id or 0, Status.FAILED, delete_job=False)
