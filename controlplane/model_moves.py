@@ -1,8 +1,9 @@
-"""What the monitor asks for, recorded and then done: model states, holds on breakers, moves of labels.
+"""What the monitor asks for, recorded and then done: model states, holds on breakers, canaries, moves of labels.
 
-The ledger is the memory: states and holds are read back at start from its ``drift.transition`` and ``drift.release``
-records. A move asked for twice with one key is recorded once. Its deeds are done again only while it is the model's
-last move: an older one must not undo what was decided after it. Fails closed: not recorded, therefore not done.
+The ledger is the memory: states, holds and what humans said are read back at start from its ``drift.transition``,
+``drift.release`` and ``drift.review`` records. A move asked for twice with one key is recorded once. Its deeds are done
+again only while it is the model's last move: an older one must not undo what was decided after it. Fails closed: not
+recorded, therefore not done.
 """
 
 from __future__ import annotations
@@ -19,23 +20,31 @@ import anyio.to_thread
 
 from audit import AuditUnavailable, LedgerReceipt, Record, RecordRefused, SqliteLedger
 from controlplane.calls import Principal
-from controlplane.drift.states import SERVING, Event, IllegalTransition, Serving, State, after
+from controlplane.drift.states import Event, IllegalTransition, Serving, State, line_of, serving_after
 from controlplane.fleet import Fleet
 from controlplane.resilience.breakers import breaker_name
 from controlplane.telemetry.metrics import Metrics
 
-KIND, RELEASE = "drift.transition", "drift.release"
+KIND, RELEASE, REVIEW = "drift.transition", "drift.release", "drift.review"
 HOLD_REASON = "drift"
 PAGE = 1000
-DISTRUSTING = frozenset({Serving.FALLBACK, Serving.FALLBACK_AND_CHALLENGER})
+PERCENT = 100
+REVIEWS = ("healthy", "fallback", "retrain")
 KEYS_KEPT = 10_000  # a repeat comes within seconds of the first asking; this many moves of one gateway take months
-VERDICTS = {Event.SUSPECTED, Event.ROWS_BROKEN, Event.RISK_LEFT_BAND, Event.QUIET, Event.ROWS_SOUND}
+VERDICTS = {
+    Event.SUSPECTED,
+    Event.ROWS_BROKEN,
+    Event.ROWS_MOSTLY_BROKEN,
+    Event.RISK_LEFT_BAND,
+    Event.QUIET,
+    Event.ROWS_SOUND,
+}
 log = logging.getLogger(__name__)
 
 
 class MoveRefused(Exception):
-    """``reason``: ``malformed``, ``unknown_model``, ``illegal_transition``, ``out_of_step``, ``key_reused``; and for a
-    release ``not_held`` or ``under_watch``.
+    """``reason``: ``malformed``, ``unknown_model``, ``illegal_transition``, ``out_of_step``, ``key_reused``; for a
+    release ``not_held`` or ``under_watch``; for a review ``not_degraded``.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -50,11 +59,22 @@ class ModelState:
     state: State
     reason: str
     at_ms: int
+    serving: Serving = Serving.PRIMARY
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """What a human said of a degraded version; ``id`` names the record of it."""
+
+    id: str
+    answer: str
+    by: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One transition as it is asked for. ``new_version`` is the challenger, where there is one."""
+    """One transition as it is asked for. ``new_version`` is the challenger and ``percent`` its share, if any."""
 
     key: str
     version: int
@@ -63,6 +83,7 @@ class Move:
     event: Event
     evidence: Mapping[str, int | str]
     new_version: int | None
+    percent: int | None = None
 
     @property
     def serving_version(self) -> int:
@@ -73,7 +94,8 @@ class Move:
         """What the ledger says of it; ``parse_move`` reads it back to an equal move."""
         facts: dict[str, Any] = {"key": self.key, "version": self.version, "from": self.source.value}
         facts |= {"to": self.target.value, "reason": self.event.value, "evidence": dict(self.evidence)}
-        return facts if self.new_version is None else facts | {"new_version": self.new_version}
+        more = {"new_version": self.new_version, "percent": self.percent}
+        return facts | {name: value for name, value in more.items() if value is not None}
 
 
 def parse_move(said: Mapping[str, Any]) -> Move:
@@ -87,6 +109,7 @@ def parse_move(said: Mapping[str, Any]) -> Move:
             event=Event(said["reason"]),
             evidence={str(k): v if isinstance(v, int) else str(v) for k, v in dict(said.get("evidence") or {}).items()},
             new_version=None if said.get("new_version") is None else int(said["new_version"]),
+            percent=None if said.get("percent") is None else int(said["percent"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise MoveRefused("malformed", f"not a transition: {error!r}") from None
@@ -96,15 +119,17 @@ def read_move(wish: Mapping[str, Any]) -> Move:
     """A move that the table of states has. Raises ``MoveRefused``."""
     move = parse_move(wish)
     try:
-        legal = after(move.source, move.event) is move.target
+        legal = line_of(move.source, move.event).target is move.target
     except IllegalTransition as error:
         raise MoveRefused("illegal_transition", str(error)) from None
     if not legal:
         raise MoveRefused("illegal_transition", f"{move.event} does not lead from {move.source} to {move.target}")
     if move.version < 1 or (move.new_version is not None and move.new_version < 1):
         raise MoveRefused("malformed", "versions are positive")
-    if move.target is State.PROMOTED and move.new_version in (None, move.version):
-        raise MoveRefused("malformed", "a promotion names the new version")
+    if move.target in (State.CANARY, State.PROMOTED) and move.new_version in (None, move.version):
+        raise MoveRefused("malformed", "a promotion and a canary name the new version")
+    if (move.target is State.CANARY) != (move.percent is not None) or not 1 <= (move.percent or 1) <= PERCENT:
+        raise MoveRefused("malformed", "a canary, and nothing else, has a share from 1 to 100 percent")
     return move
 
 
@@ -118,6 +143,7 @@ class ModelMoves:
         self._states: dict[str, ModelState] = {}
         self._known: OrderedDict[str, tuple[str, Move]] = OrderedDict()  # key → model and move, oldest first
         self._last: dict[str, Move] = {}
+        self._reviews: dict[str, Reviewed] = {}  # the newest word on a model, while it is degraded
         self._seen = -1  # every transition in the ledger up to this index is known here
         self._is_unsure = False  # a refused record may still have landed after it
         self._recording = anyio.Lock()
@@ -154,6 +180,34 @@ class ModelMoves:
                 await self._carry_out(model, move)
             return self._states[model]
 
+    def review_of(self, model: str) -> Reviewed | None:
+        """The newest word of a human on ``model`` since it became degraded."""
+        return self._reviews.get(model)
+
+    async def review(self, model: str, answer: str, by: Principal, reason: str, key: str = "") -> LedgerReceipt:
+        """Record what a human says of a degraded version. The monitor reads it and makes the move that follows.
+
+        Raises:
+            MoveRefused: it is not degraded, or the answer is none of ``REVIEWS``.
+            AuditUnavailable: it cannot be recorded, therefore it is not said.
+        """
+        if answer not in REVIEWS:
+            raise MoveRefused("malformed", f"an answer is one of {', '.join(REVIEWS)}")
+        async with self._moving[model]:
+            with anyio.CancelScope(shield=True):
+                async with self._recording:
+                    if self._is_unsure:
+                        await self._catch_up()
+                    known = self._states.get(model)
+                    if known is None or known.state is not State.DEGRADED:
+                        raise MoveRefused("not_degraded", f"{model} is {known.state if known else 'not watched'}")
+                    said: dict[str, Any] = {"model": model, "version": known.version, "answer": answer}
+                    said |= {"by": by.subject, "reason": reason} | ({"key": key} if key else {})
+                    receipt = await self._append(REVIEW, {"drift": said})
+            self._reviews[model] = Reviewed(str(receipt.index), answer, by.subject, reason)
+            log.warning("model reviewed", extra={"model": model, "answer": answer})
+            return receipt
+
     async def release(self, model: str, version: int, by: Principal, reason: str, key: str = "") -> LedgerReceipt:
         """Let go of the hold on a version that is no longer the model's own. Recorded first; after a restart it holds.
 
@@ -175,7 +229,7 @@ class ModelMoves:
 
     def _require_releasable(self, model: str, version: int) -> None:
         known = self._states.get(model)
-        if known is not None and known.version == version and SERVING[known.state] in DISTRUSTING:
+        if known is not None and known.version == version and known.serving is Serving.FALLBACK:
             said = f"{model}/{version} is {known.state}; a review decides, as a transition"
             raise MoveRefused("under_watch", said)
         name = breaker_name(model, version)
@@ -199,10 +253,16 @@ class ModelMoves:
         if self._is_known(model, move):
             return
         self._require_next(model, move)
-        await self._append(KIND, {"drift": move.facts() | {"model": model, "by": by.subject}})
-        self._enter(model, move, round(self._wall_clock() * 1000))
+        serving = serving_after(self._serving(model), line_of(move.source, move.event))
+        said = {"model": model, "by": by.subject, "serving": serving.value}
+        await self._append(KIND, {"drift": move.facts() | said})
+        self._enter(model, move, round(self._wall_clock() * 1000), serving)
         self._count(model, move)
         log.warning("model moved", extra={"model": model, "state": move.target.value, "reason": move.event.value})
+
+    def _serving(self, model: str) -> Serving:
+        known = self._states.get(model)
+        return Serving.PRIMARY if known is None else known.serving
 
     def _is_known(self, model: str, move: Move) -> bool:
         known = self._known.get(move.key)
@@ -231,7 +291,7 @@ class ModelMoves:
         self._is_unsure = False
 
     def _unseen(self) -> list[Record]:
-        return self._ledger.read(self._seen, PAGE, kinds=[KIND, RELEASE])
+        return self._ledger.read(self._seen, PAGE, kinds=[KIND, RELEASE, REVIEW])
 
     def _take(self, records: list[Record]) -> None:
         """Moves as they were recorded: legal when they were made, whatever the table says today."""
@@ -239,33 +299,49 @@ class ModelMoves:
             said = record.body["drift"]
             if record.kind == RELEASE:
                 self._fleet.breakers.release(breaker_name(said["model"], said["version"]), HOLD_REASON)
+            elif record.kind == REVIEW:
+                self._reviews[said["model"]] = Reviewed(str(record.index), said["answer"], said["by"], said["reason"])
             else:
-                self._enter(said["model"], parse_move(said), record.time_ms)
+                move = parse_move(said)
+                self._enter(said["model"], move, record.time_ms, _serving_in(said, move))
             self._seen = record.index
 
-    def _enter(self, model: str, move: Move, at_ms: int) -> None:
+    def _enter(self, model: str, move: Move, at_ms: int, serving: Serving) -> None:
         self._last[model] = move
         self._known[move.key] = model, move
         if len(self._known) > KEYS_KEPT:
             self._known.popitem(last=False)
-        self._states[model] = ModelState(model, move.serving_version, move.target, move.event.value, at_ms)
+        before = self._serving(model)
+        self._states[model] = ModelState(model, move.serving_version, move.target, move.event.value, at_ms, serving)
+        if move.target is not State.DEGRADED:
+            self._reviews.pop(model, None)
         self._metrics.observe_drift_state(model=model, state=move.target.value)
-        self._hold_or_release(model, move)
+        self._hold_or_release(model, move, before, serving)
+        at_fault = {model} if serving is Serving.FALLBACK_FOR_BROKEN_ROWS else set[str]()
+        self._fleet.guards.faulty = self._fleet.guards.faulty - {model} | at_fault
 
     async def _carry_out(self, model: str, move: Move) -> None:
         """Holds came with the record; what a model server has to do may fail, and is done when asked for again."""
         deployment = self._fleet.deployment_of(model)
-        if move.target is State.PROMOTED and move.new_version is not None and deployment is not None:
+        if deployment is None or move.new_version is None:
+            return
+        if move.target is State.CANARY:
+            await deployment.set_canary(model, move.new_version, move.percent or 0)
+        elif move.target is State.PROMOTED:
             await deployment.load(model, move.new_version)
             await deployment.move_label(model, "stable", move.new_version)
-            await self._fleet.learn(model)
+        elif move.target is State.ROLLED_BACK and move.source is State.CANARY:
+            await deployment.set_canary(model, None, 0)
+        else:
+            return
+        await self._fleet.learn(model)
 
-    def _hold_or_release(self, model: str, move: Move) -> None:
+    def _hold_or_release(self, model: str, move: Move, before: Serving, serving: Serving) -> None:
         """A distrusted version stays held after its challenger was promoted, until somebody releases it."""
         name = breaker_name(model, move.version)
-        if SERVING[move.target] in DISTRUSTING:
+        if serving is Serving.FALLBACK:
             self._fleet.breakers.hold(name, HOLD_REASON)
-        elif move.event is Event.REVIEWED:
+        elif before is Serving.FALLBACK and move.target is not State.PROMOTED:
             self._fleet.breakers.release(name, HOLD_REASON)
 
     def _count(self, model: str, move: Move) -> None:
@@ -278,3 +354,11 @@ class ModelMoves:
             self._metrics.observe_retraining_ended(model=model, outcome=outcome)
         if move.event in (Event.WON, Event.LOST):
             self._metrics.observe_promotion(model=model, outcome=move.event.value)
+
+
+def _serving_in(said: Mapping[str, Any], move: Move) -> Serving:
+    """Records of earlier releases have no ``serving``: then a degraded version never answered."""
+    if "serving" in said:
+        return Serving(said["serving"])
+    kept = (State.LEARNING, State.HEALTHY, State.WARN, State.DATA_FAULT, State.PROMOTED)
+    return Serving.PRIMARY if move.target in kept else Serving.FALLBACK

@@ -28,7 +28,7 @@ from controlplane.gateway.gateway import DecisionPoint, Identity
 from controlplane.identity.errors import IdentityUnavailable, Unauthenticated
 from controlplane.identity.metadata import challenge
 from controlplane.identity.settings import IdentitySettings
-from controlplane.model_moves import ModelMoves, MoveRefused
+from controlplane.model_moves import ModelMoves, MoveRefused, Reviewed
 from controlplane.observations import Label, Observations
 from controlplane.policy import BundlePolicy, Catalogue
 from inference.errors import BackendError
@@ -58,12 +58,14 @@ class Operations:
     learn: Callable[[Sequence[OutcomeLabel]], None] = lambda _labels: None
 
     def ports(self) -> ConsolePorts:
+        models = Models(self.fleet, self.moves, lambda: self.policy.catalogue)
         return ConsolePorts(
             authorize=authorize_by(self.settings, self.identity, self.policy, self.clock),
             ledger=self.reader,
             append=self.ledger.append,
             breakers=self.fleet.breakers,
-            models=Models(self.fleet, self.moves, lambda: self.policy.catalogue),
+            models=models,
+            reviews=models,
             policy_status=self.policy.status,
             observations=self.observations,
             take_outcomes=self._take_outcomes,
@@ -136,6 +138,15 @@ class Models:
     async def release(self, model: str, version: int, by: Principal, reason: str, key: str) -> Receipt:
         try:
             return await self.moves.release(model, version, by, reason, key)
+        except MoveRefused as refusal:
+            raise ChangeRefused(refusal.reason, refusal.detail) from None
+
+    def review_of(self, model: str) -> Reviewed | None:
+        return self.moves.review_of(model)
+
+    async def review(self, model: str, answer: str, by: Principal, reason: str, key: str) -> Receipt:
+        try:
+            return await self.moves.review(model, answer, by, reason, key)
         except MoveRefused as refusal:
             raise ChangeRefused(refusal.reason, refusal.detail) from None
 

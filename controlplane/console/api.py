@@ -34,6 +34,7 @@ from controlplane.console.ports import (
     PolicyView,
 )
 from controlplane.console.problems import DESCRIBED, problem_response
+from controlplane.console.reviews import ReviewsApi
 from controlplane.console.selection import SelectionApi
 from controlplane.console.sessions import Sessions
 from controlplane.console.settings import ConsoleSettings
@@ -60,6 +61,7 @@ class Transition(Body):
     reason: str = Field(min_length=1, max_length=40)
     evidence: dict[str, int | float | str | bool | None] = Field(default_factory=dict)
     new_version: int | None = None
+    percent: int | None = Field(default=None, description="Share of the agents that a canary gets.")
 
 
 class Outcome(Body):
@@ -158,6 +160,8 @@ def build(
     app.include_router(Api(ports, changes).router())
     app.include_router(VersionsApi(changes).router())
     app.include_router(ObservationsApi(ports.observations, ports.ledger, ports.append).router())
+    if ports.reviews is not None:
+        app.include_router(ReviewsApi(ports.reviews).router())
     if ports.selection is not None:
         app.include_router(SelectionApi(ports.selection).router())
     if ports.adapters is not None:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from audit import LedgerHead, Record
 from controlplane.calls import Principal, RuleRef
 from controlplane.console.cost_views import CostsView
+from controlplane.console.review_views import ReviewControl
 
 
 class ConsoleError(Exception):
@@ -251,3 +252,4 @@ class ConsolePorts:
     selection: SelectionControl | None = None
     adapters: AdapterControl | None = None
     costs: CostsView | None = None
+    reviews: ReviewControl | None = None

@@ -1,13 +1,13 @@
 """The life of a model version under watch, as one table. Pure: it knows no clock, no ledger and no gateway.
 
-``TRANSITIONS`` says what may happen, ``SERVING`` says who answers meanwhile. The loop of today skips two
-states: nothing leads to DATA_FAULT yet, and CANARY is jumped over, since a challenger that wins its shadow is promoted
-at once (``WON`` in SHADOW). WARN is reached only when one principal alone shows errors; nobody watches the inputs yet.
-The table holds them all so that it need not move.
+``TABLE`` says what may happen, where it leads and who answers from then on. What must have been seen before an event is
+said to have happened, and for how long it must be gone before the next one is, stands in ``hysteresis.py`` (blocks of
+rows) and in ``retraining`` (tests on labelled rows).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -16,7 +16,7 @@ class State(StrEnum):
     HEALTHY = "HEALTHY"
     WARN = "WARN"  # a suspicion, from inputs or from one principal alone: look closer, never retrain
     DATA_FAULT = "DATA_FAULT"  # rows break their schema: those rows go to the fallback
-    DEGRADED = "DEGRADED"  # labels prove that the risk left its band: the fallback answers
+    DEGRADED = "DEGRADED"  # labels prove that the risk left its band
     RETRAINING = "RETRAINING"
     SHADOW = "SHADOW"  # a challenger is scored on rows it never saw, nobody is answered by it
     CANARY = "CANARY"  # a challenger answers a small share
@@ -29,12 +29,18 @@ class Event(StrEnum):
     SUSPECTED = "suspected"  # inputs moved, or one principal alone shows errors
     QUIET = "quiet"
     ROWS_BROKEN = "rows_broken"
+    ROWS_MOSTLY_BROKEN = "rows_mostly_broken"
     ROWS_SOUND = "rows_sound"
     RISK_LEFT_BAND = "risk_left_band"
+    FALLBACK_BETTER = "fallback_better"  # on the same labelled rows, credibly
+    HUMAN_ASKED = "human_asked"  # the loop cannot decide; it goes on, and waits for a word
+    FALLBACK_CHOSEN = "fallback_chosen"  # a human: let the fallback answer
+    RETRAIN_GRANTED = "retrain_granted"  # a human: try again
     RETRAIN = "retrain"
     TRAINED = "trained"
     TRAINING_FAILED = "training_failed"
     SHADOW_PASSED = "shadow_passed"
+    STEP_PASSED = "step_passed"  # a larger share is tried
     WON = "won"
     LOST = "lost"
     SETTLED = "settled"
@@ -43,68 +49,60 @@ class Event(StrEnum):
 
 
 class Serving(StrEnum):
-    """Who answers the agents while a version is in a state."""
+    """Who answers the agents. A canary answers its share of them besides."""
 
     PRIMARY = "primary"
     FALLBACK_FOR_BROKEN_ROWS = "fallback_for_broken_rows"
     FALLBACK = "fallback"
-    FALLBACK_AND_CHALLENGER = "fallback_and_challenger"
 
 
-TRANSITIONS: dict[State, dict[Event, State]] = {
-    State.LEARNING: {
-        Event.REFERENCE_LEARNT: State.HEALTHY,
-    },
-    State.HEALTHY: {
-        Event.SUSPECTED: State.WARN,
-        Event.ROWS_BROKEN: State.DATA_FAULT,
-        Event.RISK_LEFT_BAND: State.DEGRADED,
-    },
-    State.WARN: {
-        Event.QUIET: State.HEALTHY,
-        Event.ROWS_BROKEN: State.DATA_FAULT,
-        Event.RISK_LEFT_BAND: State.DEGRADED,
-    },
-    State.DATA_FAULT: {
-        Event.ROWS_SOUND: State.HEALTHY,
-        Event.RISK_LEFT_BAND: State.DEGRADED,
-    },
-    State.DEGRADED: {
-        Event.RETRAIN: State.RETRAINING,
-        Event.REVIEWED: State.HEALTHY,
-    },
-    State.RETRAINING: {
-        Event.TRAINED: State.SHADOW,
-        Event.TRAINING_FAILED: State.ROLLED_BACK,
-    },
-    State.SHADOW: {
-        Event.SHADOW_PASSED: State.CANARY,
-        Event.WON: State.PROMOTED,
-        Event.LOST: State.ROLLED_BACK,
-    },
-    State.CANARY: {
-        Event.WON: State.PROMOTED,
-        Event.LOST: State.ROLLED_BACK,
-    },
-    State.PROMOTED: {
-        Event.SETTLED: State.HEALTHY,
-    },
-    State.ROLLED_BACK: {
-        Event.CHAMPION_KEPT: State.DEGRADED,
-    },
-}
+@dataclass(frozen=True, slots=True)
+class Line:
+    """``serving`` None: whoever answered goes on answering."""
 
-SERVING: dict[State, Serving] = {
-    State.LEARNING: Serving.PRIMARY,
-    State.HEALTHY: Serving.PRIMARY,
-    State.WARN: Serving.PRIMARY,
-    State.DATA_FAULT: Serving.FALLBACK_FOR_BROKEN_ROWS,
-    State.DEGRADED: Serving.FALLBACK,
-    State.RETRAINING: Serving.FALLBACK,
-    State.SHADOW: Serving.FALLBACK,
-    State.CANARY: Serving.FALLBACK_AND_CHALLENGER,
-    State.PROMOTED: Serving.PRIMARY,
-    State.ROLLED_BACK: Serving.FALLBACK,
+    source: State
+    event: Event
+    target: State
+    serving: Serving | None = None
+
+
+def _table() -> tuple[Line, ...]:
+    s, e, who = State, Event, Serving
+    return (
+        Line(s.LEARNING, e.REFERENCE_LEARNT, s.HEALTHY, who.PRIMARY),
+        Line(s.HEALTHY, e.SUSPECTED, s.WARN),
+        Line(s.HEALTHY, e.ROWS_BROKEN, s.DATA_FAULT, who.FALLBACK_FOR_BROKEN_ROWS),
+        Line(s.HEALTHY, e.ROWS_MOSTLY_BROKEN, s.DATA_FAULT, who.FALLBACK),
+        Line(s.HEALTHY, e.RISK_LEFT_BAND, s.DEGRADED),
+        Line(s.WARN, e.QUIET, s.HEALTHY),
+        Line(s.WARN, e.ROWS_BROKEN, s.DATA_FAULT, who.FALLBACK_FOR_BROKEN_ROWS),
+        Line(s.WARN, e.ROWS_MOSTLY_BROKEN, s.DATA_FAULT, who.FALLBACK),
+        Line(s.WARN, e.RISK_LEFT_BAND, s.DEGRADED),
+        Line(s.DATA_FAULT, e.ROWS_MOSTLY_BROKEN, s.DATA_FAULT, who.FALLBACK),
+        Line(s.DATA_FAULT, e.ROWS_SOUND, s.HEALTHY, who.PRIMARY),
+        Line(s.DATA_FAULT, e.RISK_LEFT_BAND, s.DEGRADED, who.FALLBACK_FOR_BROKEN_ROWS),
+        Line(s.DEGRADED, e.FALLBACK_BETTER, s.DEGRADED, who.FALLBACK),
+        Line(s.DEGRADED, e.HUMAN_ASKED, s.DEGRADED),
+        Line(s.DEGRADED, e.FALLBACK_CHOSEN, s.DEGRADED, who.FALLBACK),
+        Line(s.DEGRADED, e.RETRAIN_GRANTED, s.DEGRADED),
+        Line(s.DEGRADED, e.REVIEWED, s.HEALTHY, who.PRIMARY),
+        Line(s.DEGRADED, e.RETRAIN, s.RETRAINING),
+        Line(s.RETRAINING, e.TRAINED, s.SHADOW),
+        Line(s.RETRAINING, e.TRAINING_FAILED, s.ROLLED_BACK),
+        Line(s.SHADOW, e.SHADOW_PASSED, s.CANARY),
+        Line(s.SHADOW, e.WON, s.PROMOTED, who.PRIMARY),  # where no canary is wanted
+        Line(s.SHADOW, e.LOST, s.ROLLED_BACK),
+        Line(s.CANARY, e.STEP_PASSED, s.CANARY),
+        Line(s.CANARY, e.WON, s.PROMOTED, who.PRIMARY),
+        Line(s.CANARY, e.LOST, s.ROLLED_BACK),
+        Line(s.PROMOTED, e.SETTLED, s.HEALTHY),
+        Line(s.ROLLED_BACK, e.CHAMPION_KEPT, s.DEGRADED),
+    )
+
+
+TABLE = _table()
+TRANSITIONS: dict[State, dict[Event, Line]] = {
+    state: {line.event: line for line in TABLE if line.source is state} for state in State
 }
 
 
@@ -116,11 +114,11 @@ class IllegalTransition(Exception):
         self.state, self.event = state, event
 
 
-def after(state: State, event: Event) -> State:
-    """The state that follows.
+def line_of(state: State, event: Event) -> Line:
+    """What the table says of ``event`` in ``state``.
 
     Raises:
-        IllegalTransition: the table has no such line.
+        IllegalTransition: it has no such line.
     """
     try:
         return TRANSITIONS[state][event]
@@ -128,6 +126,15 @@ def after(state: State, event: Event) -> State:
         raise IllegalTransition(state, event) from None
 
 
+def after(state: State, event: Event) -> State:
+    """The state that follows. Raises ``IllegalTransition``."""
+    return line_of(state, event).target
+
+
+def serving_after(serving: Serving, line: Line) -> Serving:
+    return serving if line.serving is None else line.serving
+
+
 def is_allowed(source: State, target: State) -> bool:
     """Whether any event leads from ``source`` to ``target``: what a recorder of transitions checks."""
-    return target in TRANSITIONS[source].values()
+    return any(line.target is target for line in TRANSITIONS[source].values())

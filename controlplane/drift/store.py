@@ -10,13 +10,14 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controlplane.drift.rows import LabelledRow, Prediction
+from controlplane.drift.rows import PRIMARY, LabelledRow, Prediction
 from controlplane.drift.watch import Counted
 
 SCHEMA = """
@@ -32,6 +33,28 @@ CREATE TABLE IF NOT EXISTS labelled (
 CREATE INDEX IF NOT EXISTS labelled_by_model ON labelled (model, number);
 CREATE TABLE IF NOT EXISTS document (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
 """
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """Labelled rows and who answered them. All arrays have (n,) rows; ``inputs`` is (n, features).
+
+    ``versions`` is 0 where a lower rung of the ladder answered.
+    """
+
+    numbers: NDArray[np.int64]
+    inputs: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    versions: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def where(self, kept: NDArray[np.bool_]) -> Answers:
+        return Answers(
+            self.numbers[kept], self.inputs[kept], self.labels[kept], self.predicted[kept], self.versions[kept]
+        )
 
 
 class MonitorStore:
@@ -154,6 +177,23 @@ class MonitorStore:
         )
         found = self._connection.execute(query, (model, after, 2**62 if upto is None else upto, limit)).fetchall()
         return _columns(found)
+
+    def answers_between(self, model: str, after: int, upto: int | None = None) -> Answers:
+        """The rows in (after, upto] with who answered them and what, oldest first."""
+        query = (
+            "SELECT number, inputs, label, predicted, version, rung FROM labelled"
+            " WHERE model = ? AND number > ? AND number <= ? ORDER BY number"
+        )
+        found = self._connection.execute(query, (model, after, 2**62 if upto is None else upto)).fetchall()
+        numbers, inputs, labels = _columns([row[:3] for row in found])
+        predicted = np.array([row[3] for row in found], dtype=np.int64)
+        versions = np.array([row[4] if row[5] == PRIMARY else 0 for row in found], dtype=np.int64)
+        return Answers(numbers, inputs, labels, predicted, versions)
+
+    def last_number(self, model: str) -> int:
+        """Number of the newest labelled row of ``model``; 0 before the first."""
+        query = "SELECT max(number) FROM labelled WHERE model = ?"
+        return int(self._connection.execute(query, (model,)).fetchone()[0] or 0)
 
     def rows_before(self, model: str, number: int, limit: int) -> NDArray[np.float64]:
         """Inputs (n, features) of the newest ``limit`` rows up to ``number``: what was normal."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import aiohttp
 
 from controlplane.monitor.settings import MonitorSettings
-from controlplane.retraining.loop import Gateway, GatewayUnavailable, TransitionRefused
+from controlplane.retraining.loop import Gateway, GatewayUnavailable, Review, TransitionRefused
 
 SERVER_ERROR = 500
 TOO_MANY_REQUESTS = 429
@@ -44,6 +44,10 @@ class HttpClient:
 
     async def ask(self, model: str, move: Mapping[str, Any]) -> None:
         await self._call("POST", f"/api/models/{model}/transitions", json=dict(move))
+
+    async def review(self, model: str) -> Review | None:
+        said = await self._call("GET", f"/api/models/{model}/review")
+        return Review(said["id"], said["answer"]) if said.get("id") else None
 
     async def _call(self, method: str, path: str, **sent: Any) -> Any:
         try:

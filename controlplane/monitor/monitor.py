@@ -63,7 +63,13 @@ class Monitor:
         self.loops[name] = open_loop(
             name,
             version,
-            LoopSettings(watch=model.watch, training=model.training, promotion=model.promotion),
+            LoopSettings(
+                watch=model.watch,
+                training=model.training,
+                promotion=model.promotion,
+                acting=model.acting,
+                blocks=model.blocks,
+            ),
             self.ports_for(model),
             models_root=settings.models_root,
             rows=settings.state_dir / "rows",
@@ -133,6 +139,7 @@ class Monitor:
             self._open(prediction.model, prediction.version)
         self.store.keep_prediction(prediction)
         self._joins[prediction.model].expect(prediction)
+        self.loops[prediction.model].see(prediction)
 
     def _match(self, label: Label) -> None:
         for name, join in self._joins.items():

@@ -19,6 +19,7 @@ from controlplane.drift.reporter import Reporter
 from controlplane.drift.store import MonitorStore
 from controlplane.monitor.client import Client, HttpClient
 from controlplane.monitor.monitor import Monitor
+from controlplane.monitor.ranges import Ranges
 from controlplane.monitor.settings import MonitorSettings, WatchedModel
 from controlplane.policy.documents import BundleError, read_document
 from controlplane.retraining.course import Course, Evidence
@@ -41,6 +42,7 @@ def ports_for(model: WatchedModel, settings: MonitorSettings, client: Client, st
         out = settings.state_dir / "reports" / f"{model.name}-{course.version}-{course.episode}"
         return await Reporter(settings.report, model.feature_names).report(reference, current, out)
 
+    ranges = Ranges(settings.models_root / model.name, model.input, model.feature_names)
     return LoopPorts(
         store=store,
         gateway=client,
@@ -48,6 +50,8 @@ def ports_for(model: WatchedModel, settings: MonitorSettings, client: Client, st
         score=savedmodel_score(model.input, model.output),
         report=report if settings.report.enabled else None,
         progress=lambda said: log.info("training %s: %s", model.name, json.dumps(dict(said))),
+        broken=ranges.broken,
+        describe=ranges.describe,
     )
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
+from controlplane.drift.hysteresis import BlockSettings
 from controlplane.drift.settings import ReportSettings, WatchSettings
+from controlplane.retraining.acting_settings import ActingSettings
 from controlplane.retraining.settings import PromotionSettings, TrainingSettings
 from controlplane.telemetry.settings import TelemetrySettings
 
@@ -22,6 +24,10 @@ class WatchedModel(BaseModel, frozen=True, extra="forbid"):
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="How it is retrained.")
     promotion: PromotionSettings = Field(
         default_factory=PromotionSettings, description="What a new version has to show."
+    )
+    acting: ActingSettings = Field(default_factory=ActingSettings, description="What is done about a verdict.")
+    blocks: BlockSettings = Field(
+        default_factory=BlockSettings, description="When rows are at fault, and for how long."
     )
 
 

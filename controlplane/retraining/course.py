@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from controlplane.drift.states import Event, State, after
+from controlplane.drift.states import Event, Serving, State, after, line_of, serving_after
 
 Evidence = dict[str, int | str]
 
@@ -18,7 +18,8 @@ class Course:
 
     ``id`` and ``step`` make the idempotency key of a move: it stays the same until the move is acknowledged, and is
     never used for another. ``change_row`` is the number of the last row before the change; ``trained_upto`` that of the
-    last row the challenger was trained on; ``gated_upto`` that of the last row the gate has seen.
+    last row the challenger was trained on; ``gated_upto`` that of the last row the gate has seen. ``stage`` counts the
+    steps of a canary; ``asked`` holds what a human has been asked in this episode, ``heard`` the last answer.
     """
 
     model: str
@@ -26,17 +27,28 @@ class Course:
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     step: int = 0
     state: State = State.LEARNING
+    serving: Serving = Serving.PRIMARY
     pending: dict[str, Any] | None = None
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     episode: int = 0
     attempt: int = 0
+    trainings: int = 0
     change_row: int = 0
     new_version: int | None = None
     trained_upto: int = 0
     gated_upto: int = 0
     gate: dict[str, Any] | None = None
+    stage: int = 0
+    live: int = 0  # rows of this stage that the challenger answered itself
+    fallback_gate: dict[str, Any] | None = None
+    fallback_upto: int = 0
+    jobs_ms: list[int] = field(default_factory=list)  # when the trainings of the last day began
+    asked: list[str] = field(default_factory=list)
+    heard: str = ""
+    answer: str = ""
     report: Evidence | None = None
     watch: dict[str, Any] | None = None
+    blocks: dict[str, Any] | None = None
 
     @property
     def key(self) -> str:
@@ -45,10 +57,10 @@ class Course:
     @property
     def job_key(self) -> str:
         """Names one training: the same after a restart, another for the next attempt."""
-        return f"{self.id}/{self.episode}/{self.attempt}"
+        return f"{self.id}/{self.episode}/{self.trainings}"
 
-    def decide(self, event: Event, evidence: Mapping[str, int | str]) -> None:
-        """Fix the next move, word for word, until it is acknowledged.
+    def decide(self, event: Event, evidence: Mapping[str, int | str], percent: int | None = None) -> None:
+        """Fix the next move, word for word, until it is acknowledged. ``percent`` is a canary's share.
 
         Raises:
             IllegalTransition: the event cannot happen in this state.
@@ -63,19 +75,31 @@ class Course:
         }
         if self.new_version is not None:
             self.pending["new_version"] = self.new_version
+        if percent is not None:
+            self.pending["percent"] = percent
 
-    def acknowledge(self) -> tuple[State, State]:
-        """The pending move has happened: (from, to)."""
+    def acknowledge(self) -> Event:
+        """The pending move has happened."""
         if self.pending is None:
             raise ValueError("nothing is pending")
-        source, self.state = State(self.pending["from"]), State(self.pending["to"])
+        event = Event(self.pending["reason"])
+        line = line_of(State(self.pending["from"]), event)
+        self.state, self.serving = line.target, serving_after(self.serving, line)
         self.pending = None
         self.step += 1
-        return source, self.state
+        return event
+
+    def begin_anew(self) -> None:
+        """A new episode: what belonged to the last one is forgotten."""
+        self.episode, self.attempt, self.stage = self.episode + 1, 0, 0
+        self.gate = self.fallback_gate = self.report = None
+        self.asked.clear()
 
     def as_document(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def course_from(document: Mapping[str, Any]) -> Course:
-    return Course(**{**document, "state": State(document["state"])})
+    """Raises ``TypeError`` for a document of a later release."""
+    said = {"serving": Serving.PRIMARY, **document}
+    return Course(**{**said, "state": State(said["state"]), "serving": Serving(said["serving"])})

@@ -7,19 +7,24 @@ as done. A kill between any two of these repeats the asking with the same key, n
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controlplane.drift.edetector import Reference
-from controlplane.drift.rows import LabelledRow
+from controlplane.drift.hysteresis import BlockSettings, Hysteresis, resumed_hysteresis
+from controlplane.drift.rows import LabelledRow, Prediction
 from controlplane.drift.settings import WatchSettings
-from controlplane.drift.states import TRANSITIONS, Event, State
-from controlplane.drift.store import MonitorStore
+from controlplane.drift.states import TRANSITIONS, Event, Serving, State
+from controlplane.drift.store import Answers, MonitorStore
 from controlplane.drift.watch import Verdict, Watch, resumed
+from controlplane.retraining.acting_settings import ActingSettings
+from controlplane.retraining.comparing import MILLION, Broken, errors_of, feed, live_rows, none_broken
 from controlplane.retraining.course import Course, Evidence, course_from
 from controlplane.retraining.promotion import PromotionGate, Ruling, resumed_gate
 from controlplane.retraining.scoring import Score, ScoringFailed
@@ -28,7 +33,13 @@ from controlplane.retraining.trainer import Candidate, Progress, Trainer, Traini
 from controlplane.retraining.versions import Versions
 
 WATCHED = {State.LEARNING, State.HEALTHY, State.WARN, State.DATA_FAULT}
+DAY_MS = 24 * 3600 * 1000
+ANSWERS = {"healthy": Event.REVIEWED, "fallback": Event.FALLBACK_CHOSEN, "retrain": Event.RETRAIN_GRANTED}
+"""What a human may answer while a version is degraded."""
+
 Report = Callable[[Course], Awaitable[Evidence]]
+Describe = Callable[[int, NDArray[np.float64]], None]
+"""(version, inputs it was trained on): leave beside the version what its rows look like. May be done twice."""
 
 
 class GatewayUnavailable(Exception):
@@ -37,6 +48,14 @@ class GatewayUnavailable(Exception):
 
 class TransitionRefused(Exception):
     """The gateway will not have this move; a human must look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What a human said of a degraded version: one of ``ANSWERS``; ``id`` names the record of it."""
+
+    id: str
+    answer: str
 
 
 class Gateway(Protocol):
@@ -49,6 +68,14 @@ class Gateway(Protocol):
         """
         ...
 
+    async def review(self, model: str) -> Review | None:
+        """The newest word of a human about ``model`` since it is degraded. Raises ``GatewayUnavailable``."""
+        ...
+
+
+def leave_undescribed(version: int, inputs: NDArray[np.float64]) -> None:
+    """Nobody wants to know what its rows look like."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopPorts:
@@ -60,6 +87,9 @@ class LoopPorts:
     score: Score
     report: Report | None
     progress: Progress
+    broken: Broken = none_broken
+    describe: Describe = leave_undescribed
+    wall_clock: Callable[[], float] = time.time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +97,8 @@ class LoopSettings:
     watch: WatchSettings
     training: TrainingSettings
     promotion: PromotionSettings
+    acting: ActingSettings = field(default_factory=ActingSettings)
+    blocks: BlockSettings = field(default_factory=BlockSettings)
 
 
 @dataclass(slots=True)
@@ -79,10 +111,12 @@ class ModelLoop:
     settings: LoopSettings
     ports: LoopPorts
     watch: Watch = field(init=False)
+    blocks: Hysteresis = field(init=False)
     _training: asyncio.Task[Candidate] | None = None
     _reporting: asyncio.Task[Evidence] | None = None
 
     def __post_init__(self) -> None:
+        self.blocks = resumed_hysteresis(self.course.blocks, self.settings.blocks)
         snapshot = self.course.watch
         if snapshot is None:
             self.watch = Watch(self.course.version, self.settings.watch)
@@ -95,15 +129,39 @@ class ModelLoop:
             counted = [] if first is None else self.ports.store.counted(self.course.model, snapshot["version"], first)
             self.watch = resumed(snapshot, self.settings.watch, counted)
 
+    def see(self, prediction: Prediction) -> None:
+        """Rows as they were asked for, whoever answered.
+
+        Call within the store's transaction, and ``keep`` before its end.
+        """
+        course = self.course
+        broken = self.ports.broken(course.version, prediction.inputs).tolist()
+        for event, evidence in self.blocks.take(prediction.principal, broken, course.state, course.serving):
+            self._hear(Verdict(event=event, evidence=evidence))
+
+    def suspect(self, evidence: Mapping[str, int | str]) -> None:
+        """A detector found that something moved. As ``see``."""
+        self.blocks.suspect(self.course.state)
+        self._hear(Verdict(event=Event.SUSPECTED, evidence=evidence))
+
     def take(self, row: LabelledRow) -> None:
-        """Keep and count one labelled row. Call within the store's transaction and ``keep`` before its end."""
+        """Keep and count one labelled row. As ``see``.
+
+        A row that the version was not made for says nothing about the version: it is kept and not counted.
+        """
         number = self.ports.store.keep_labelled(row)
         if number is None or self.course.state not in WATCHED:
+            return
+        if self.ports.broken(self.course.version, row.inputs[np.newaxis])[0]:
             return
         verdict = self.watch.take(number, row)
         if self.watch.last_counted == number:
             self.ports.store.mark_counted([number])
-        if verdict is not None:
+        if verdict is None or verdict.event is Event.QUIET:  # blocks say when it is quiet, for all who suspect
+            return
+        if verdict.event is Event.SUSPECTED:
+            self.suspect(verdict.evidence)
+        else:
             self._hear(verdict)
 
     def _hear(self, verdict: Verdict) -> None:
@@ -113,7 +171,7 @@ class ModelLoop:
 
     def keep(self) -> None:
         """Write the course down; within the store's transaction."""
-        self.course.watch = self.watch.snapshot()
+        self.course.watch, self.course.blocks = self.watch.snapshot(), self.blocks.snapshot()
         self.ports.store.keep_document(f"course/{self.course.model}", self.course.as_document())
 
     def _save(self) -> None:
@@ -126,6 +184,7 @@ class ModelLoop:
         Raises:
             GatewayUnavailable, TransitionRefused: the move stays pending.
         """
+        await self._listen()
         if self.course.pending is None and not self._decide():
             return False
         self._save()
@@ -148,26 +207,60 @@ class ModelLoop:
         pending = self.course.pending
         if pending is None:
             return
-        if pending["to"] == State.PROMOTED:
-            self.versions.publish(pending["new_version"])
+        if pending["to"] in (State.CANARY, State.PROMOTED):
+            self._publish(pending["new_version"])
         await self.ports.gateway.ask(self.course.model, pending)
         evidence = pending["evidence"]
-        self._entered(*self.course.acknowledge(), evidence)
+        self._entered(self.course.acknowledge(), evidence)
         self._save()
 
-    def _entered(self, source: State, state: State, evidence: Mapping[str, Any]) -> None:
+    def _publish(self, version: int) -> None:
         course = self.course
-        if state is State.ROLLED_BACK:
-            course.attempt += 1
-            course.new_version = None
-        elif state is State.PROMOTED and course.new_version is not None:
-            course.version, course.new_version = course.new_version, None
-            reference = Reference(evidence["reference_errors"], evidence["reference_rows"])
-            self.watch = Watch(course.version, self.settings.watch, reference)
-        elif state is State.HEALTHY and source in (State.PROMOTED, State.DEGRADED):
-            course.episode, course.attempt, course.gate, course.report = course.episode + 1, 0, None, None
-            if source is State.DEGRADED:  # a human says that it is good: the same reference, a fresh detector
+        rows = self._rows(course.version, course.change_row, course.trained_upto)
+        if len(rows):
+            self.ports.describe(version, rows.inputs)
+        self.versions.publish(version)
+
+    async def _listen(self) -> None:
+        """What a human says is heard once, and only while a version is degraded."""
+        course = self.course
+        if course.state is not State.DEGRADED or course.pending is not None:
+            return
+        said = await self.ports.gateway.review(course.model)
+        if said is not None and said.id != course.heard:
+            course.heard, course.answer = said.id, said.answer
+
+    def _entered(self, event: Event, evidence: Mapping[str, Any]) -> None:
+        course = self.course
+        match event:
+            case Event.RETRAIN:
+                course.trainings += 1
+            case Event.RETRAIN_GRANTED:
+                course.attempt = 0
+                course.asked.clear()
+            case Event.SHADOW_PASSED:
+                self._begin_stage(0)
+            case Event.STEP_PASSED:
+                self._begin_stage(course.stage + 1)
+            case Event.LOST | Event.TRAINING_FAILED:
+                course.attempt, course.new_version = course.attempt + 1, None
+            case Event.WON if course.new_version is not None:
+                course.version, course.new_version = course.new_version, None
+                reference = Reference(evidence["reference_errors"], evidence["reference_rows"])
+                self.watch = Watch(course.version, self.settings.watch, reference)
+            case Event.SETTLED:
+                course.begin_anew()
+            case Event.REVIEWED:  # a human says that it is good: the same reference, a fresh detector
+                course.begin_anew()
                 self.watch = Watch(course.version, self.settings.watch, self.watch.reference)
+            case _:
+                pass
+
+    def _begin_stage(self, stage: int) -> None:
+        """Only rows that are labelled after the share was given count in a step."""
+        course = self.course
+        course.stage, course.live, course.gate = stage, 0, None
+        course.gated_upto = self.ports.store.last_number(course.model)
 
     def _decide(self) -> bool:
         """Fix the next move if there is one."""
@@ -176,20 +269,18 @@ class ModelLoop:
             case State.LEARNING | State.HEALTHY | State.WARN | State.DATA_FAULT:
                 return self._follow_verdicts()
             case State.DEGRADED:
-                return self._retrain()
+                return self._obey() or self._judge_fallback() or self._ask_human() or self._retrain()
             case State.RETRAINING:
                 return self._finish_training()
-            case State.SHADOW:
+            case State.SHADOW | State.CANARY:
                 return self._compare()
             case State.PROMOTED:
                 return self._move(Event.SETTLED, {})
             case State.ROLLED_BACK:
                 return self._move(Event.CHAMPION_KEPT, {"attempts": self.course.attempt})
-            case State.CANARY:
-                return False  # nothing enters it yet: a won shadow promotes
 
-    def _move(self, event: Event, evidence: Mapping[str, int | str]) -> bool:
-        self.course.decide(event, {"episode": self.course.episode, **evidence})
+    def _move(self, event: Event, evidence: Mapping[str, int | str], percent: int | None = None) -> bool:
+        self.course.decide(event, {"episode": self.course.episode, **evidence}, percent)
         return True
 
     def _follow_verdicts(self) -> bool:
@@ -200,23 +291,98 @@ class ModelLoop:
                 continue  # a second suspicion while WARN
             if event is Event.RISK_LEFT_BAND:
                 self.course.change_row = verdict["change_row"]
+                self.course.fallback_upto = self.ports.store.last_number(self.course.model)
             return self._move(event, verdict["evidence"])
+        return False
+
+    def _obey(self) -> bool:
+        """What a human answered, if anything."""
+        self._start_report()
+        answer, self.course.answer = self.course.answer, ""
+        event = ANSWERS.get(answer)
+        if event is None or (event is Event.FALLBACK_CHOSEN and self.course.serving is Serving.FALLBACK):
+            return False
+        return self._move(event, {"review": self.course.heard})
+
+    def _rows(self, version: int, after: int, upto: int | None = None) -> Answers:
+        """Labelled rows in (after, upto] such as ``version`` was made for."""
+        answers = self.ports.store.answers_between(self.course.model, after, upto)
+        return answers.where(~self.ports.broken(version, answers.inputs)) if len(answers) else answers
+
+    def _judge_fallback(self) -> bool:
+        """The fallback answers when it is credibly better on the rows that came after the verdict; see promotion.py."""
+        course, acting = self.course, self.settings.acting
+        if acting.fallback is None or course.serving is Serving.FALLBACK:
+            return False
+        gate = self._gate_of(course.fallback_gate, acting.false_fallback_ppm, acting.fallback_rows)
+        if gate.is_closed:
+            return False
+        rows = self._rows(course.version, course.fallback_upto)
+        rows = rows.where(rows.versions == course.version)
+        if not len(rows):
+            return False
+        try:
+            fallback = errors_of(rows, 0, acting.fallback, self.ports.score)
+        except ScoringFailed:
+            return False
+        feed(gate, (rows.predicted != rows.labels).astype(np.int64), fallback)
+        course.fallback_gate, course.fallback_upto = gate.snapshot(), int(rows.numbers[-1])
+        self._save()
+        return gate.ruling is Ruling.PROMOTE and self._move(
+            Event.FALLBACK_BETTER,
+            {
+                "gate": "paired-betting/1",
+                "paired_rows": gate.rows,
+                "version_errors": gate.champion_errors,
+                "fallback_errors": gate.challenger_errors,
+                "false_fallback_ppm": acting.false_fallback_ppm,
+            },
+        )
+
+    @staticmethod
+    def _gate_of(
+        kept: dict[str, Any] | None, ppm: int, undecided: int, margin: int = 0, least: int = 0
+    ) -> PromotionGate:
+        if kept is not None:
+            return resumed_gate(kept)
+        return PromotionGate(ppm / MILLION, undecided, margin / MILLION, least)
+
+    def _ask_human(self) -> bool:
+        """Each question once in an episode. The loop goes on meanwhile with what it may do alone."""
+        course, training = self.course, self.settings.training
+        questions = {
+            "no_trainer": not training.command,
+            "attempts_exhausted": course.attempt >= training.attempts,
+            "fallback_not_better": course.fallback_gate is not None
+            and course.serving is not Serving.FALLBACK
+            and course.fallback_gate["ruling"] in (Ruling.REFUSE_WORSE, Ruling.REFUSE_UNDECIDED),
+        }
+        for cause, holds in questions.items():
+            if holds and cause not in course.asked:
+                course.asked.append(cause)
+                return self._move(Event.HUMAN_ASKED, {"cause": cause, "attempts": course.attempt})
         return False
 
     def _retrain(self) -> bool:
         """Retrain when enough rows came after the change and a challenger may still be tried."""
-        self._start_report()
         course, training = self.course, self.settings.training
         if not training.command or course.attempt >= training.attempts:
             return False
         needed = training.rows_after_change * training.growth**course.attempt
         if self.ports.store.count_after(course.model, course.change_row) < needed:
             return False
-        numbers, _, _ = self.ports.store.rows_between(course.model, course.change_row)
+        now_ms = int(self.ports.wall_clock() * 1000)
+        course.jobs_ms = [began for began in course.jobs_ms if now_ms - began < DAY_MS]
+        if len(course.jobs_ms) >= self.settings.acting.jobs_per_day:
+            return False
+        numbers = self._rows(course.version, course.change_row).numbers
+        if len(numbers) < needed:
+            return False
         trained = len(numbers) * (100 - training.held_out_percent) // 100
         course.trained_upto = course.gated_upto = int(numbers[trained - 1])
         course.new_version = self.versions.next_version()
         course.gate = None
+        course.jobs_ms.append(now_ms)
         rows = {"rows_after_change": len(numbers), "training_rows": trained, "attempt": course.attempt + 1}
         return self._move(Event.RETRAIN, {**rows, **self._report_evidence()})
 
@@ -237,11 +403,11 @@ class ModelLoop:
         course = self.course
         if course.new_version is None:
             raise ValueError("no version number was set aside for this training")
-        _, inputs, labels = self.ports.store.rows_between(course.model, course.change_row, course.trained_upto)
+        rows = self._rows(course.version, course.change_row, course.trained_upto)
         self.rows.mkdir(parents=True, exist_ok=True)
-        path = self.rows / f"{course.model}-{course.episode}-{course.attempt}.npz"
+        path = self.rows / f"{course.model}-{course.episode}-{course.trainings}.npz"
         unfinished = path.with_suffix(".part.npz")
-        np.savez(unfinished, inputs=inputs, labels=labels)
+        np.savez(unfinished, inputs=rows.inputs, labels=rows.labels)
         unfinished.replace(path)
         return TrainingJob(
             key=course.job_key,
@@ -252,39 +418,62 @@ class ModelLoop:
         )
 
     def _compare(self) -> bool:
-        """Both versions answer the rows that the challenger was not trained on; the gate rules."""
-        course, promotion = self.course, self.settings.promotion
-        gate = (
-            PromotionGate(promotion.false_promotion_ppm / 1_000_000, promotion.undecided_rows)
-            if course.gate is None
-            else resumed_gate(course.gate)
-        )
-        numbers, inputs, labels = self.ports.store.rows_between(course.model, course.gated_upto)
-        if not len(numbers) or course.new_version is None:
+        """Champion and challenger on rows that the challenger was not trained on; in a canary, on those of its step."""
+        course = self.course
+        if course.new_version is None:
+            return False
+        rows = self._rows(course.version, course.gated_upto)
+        if not len(rows):
             return False
         candidate = self.versions.candidate(course.new_version, course.job_key)
         if candidate is None:
             return self._move(Event.LOST, {"cause": "candidate_missing"})
+        gate = self._step_gate()
         try:
-            old = self.ports.score(self.versions.directory(course.version), inputs) != labels
-            new = self.ports.score(candidate.directory, inputs) != labels
+            champion = errors_of(rows, course.version, self.versions.directory(course.version), self.ports.score)
+            challenger = errors_of(rows, course.new_version, candidate.directory, self.ports.score)
         except ScoringFailed:
             return self._move(Event.LOST, {"cause": "scoring_failed"})
-        gate.update_all(zip(old.astype(int).tolist(), new.astype(int).tolist(), strict=True))
-        course.gate, course.gated_upto = gate.snapshot(), int(numbers[-1])
+        feed(gate, champion, challenger)
+        course.gate, course.gated_upto = gate.snapshot(), int(rows.numbers[-1])
+        course.live += live_rows(rows, course.new_version)
         if gate.ruling is Ruling.OPEN:
             self._save()
             return False
         if gate.ruling is not Ruling.PROMOTE:
-            return self._move(Event.LOST, {"cause": str(gate.ruling), **gate.evidence()})
-        return self._move(Event.WON, {**gate.evidence(), **self._new_reference(candidate)})
+            return self._move(Event.LOST, {"cause": str(gate.ruling), **self._gate_evidence(gate)})
+        return self._go_further(gate, candidate)
+
+    def _step_gate(self) -> PromotionGate:
+        course, promotion, acting = self.course, self.settings.promotion, self.settings.acting
+        kept, ppm, undecided = course.gate, promotion.false_promotion_ppm, promotion.undecided_rows
+        if course.state is State.SHADOW:
+            return self._gate_of(kept, ppm, undecided)
+        return self._gate_of(kept, ppm, undecided, acting.canary_margin_ppm, acting.canary_rows)
+
+    def _go_further(self, gate: PromotionGate, candidate: Candidate) -> bool:
+        """The gate is passed: the next share, or everybody."""
+        percents, evidence = self.settings.acting.canary_percents, self._gate_evidence(gate)
+        stage = 0 if self.course.state is State.SHADOW else self.course.stage + 1
+        if stage < len(percents):
+            event = Event.SHADOW_PASSED if self.course.state is State.SHADOW else Event.STEP_PASSED
+            return self._move(event, evidence, percents[stage])
+        return self._move(Event.WON, {**evidence, **self._new_reference(candidate)})
+
+    def _gate_evidence(self, gate: PromotionGate) -> Evidence:
+        if self.course.state is State.SHADOW:
+            return gate.evidence()
+        percent = self.settings.acting.canary_percents[self.course.stage]
+        return {**gate.evidence(), "canary_percent": percent, "canary_rows": self.course.live}
 
     def _new_reference(self, candidate: Candidate) -> Evidence:
         """The challenger's error on every row that it has not been trained on."""
-        _, inputs, labels = self.ports.store.rows_between(self.course.model, self.course.trained_upto)
-        errors = int((self.ports.score(candidate.directory, inputs) != labels).sum())
-        manifest: Evidence = {"manifest_sha256": candidate.manifest_digest, "canary": "skipped"}
-        return {**manifest, "reference_errors": errors, "reference_rows": len(labels), **self._report_evidence()}
+        rows = self._rows(self.course.version, self.course.trained_upto)
+        errors = int(errors_of(rows, self.course.new_version or 0, candidate.directory, self.ports.score).sum())
+        manifest: Evidence = {"manifest_sha256": candidate.manifest_digest}
+        if not self.settings.acting.canary_percents:
+            manifest["canary"] = "skipped"
+        return {**manifest, "reference_errors": errors, "reference_rows": len(rows), **self._report_evidence()}
 
     def _start_report(self) -> None:
         if self.ports.report is not None and self.course.report is None and self._reporting is None:

@@ -11,6 +11,17 @@ is a nonnegative supermartingale from 1, and so is a mixture over bets. Ville: P
 challenger that is equal or worse is promoted with probability at most alpha, however long and often one looks. The
 same capital on -d_t refuses a worse one early. A fixed sample with "mean > 0" promotes an equal challenger every
 second time; a z-test looked at every hundred rows promotes it several times in a hundred.
+
+The same test answers three questions.
+
+* Shadow: is the challenger better? margin 0. Everything that is ever promoted has passed this one, so the bound above
+  is the bound of the whole course: what stands behind it can only refuse.
+* Each step of a canary: is it, on the rows of this step alone, still not worse by more than a margin m > 0? With
+  d_t + m for d_t the hypothesis "worse by m or more" has E[d_t + m | past] <= 0, and 1 + b (d_t + m) > 0 for b < 1, so
+  the theory stands word for word. A step starts with capital 1 again: what the shadow showed is no evidence that the
+  version serves well. "Worse" always means worse without a margin.
+* A fallback: is it better than a version that labels have proved wrong? margin 0, from the verdict on. The rows that
+  led to the verdict were picked for the version's errors and would flatter anybody else.
 """
 
 from __future__ import annotations
@@ -21,6 +32,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+MILLION = 1_000_000
 BETS = (0.05, 0.1, 0.2, 0.4)  # small bets find small differences late, large bets find large ones soon
 
 
@@ -37,6 +49,8 @@ class PromotionGate:
 
     alpha: float = 0.01
     undecided_rows: int = 5_000
+    margin: float = 0.0
+    at_least: int = 0  # rows before which nothing is promoted, however clear it is
     rows: int = 0
     champion_errors: int = 0
     challenger_errors: int = 0
@@ -51,9 +65,9 @@ class PromotionGate:
         self.champion_errors += champion_error
         self.challenger_errors += challenger_error
         difference = champion_error - challenger_error
-        if difference:
+        if difference or self.margin:
             for i, bet in enumerate(BETS):
-                self._for[i] += math.log1p(bet * difference)
+                self._for[i] += math.log1p(bet * (difference + self.margin))
                 self._against[i] += math.log1p(-bet * difference)
         self.ruling = self._ruling()
         return self.ruling
@@ -66,11 +80,15 @@ class PromotionGate:
 
     def _ruling(self) -> Ruling:
         threshold = -math.log(self.alpha)
-        if self.log_capital >= threshold:
-            return Ruling.PROMOTE
         if _log_mean(self._against) >= threshold:
             return Ruling.REFUSE_WORSE
+        if self.log_capital >= threshold and self.rows >= self.at_least:
+            return Ruling.PROMOTE
         return Ruling.REFUSE_UNDECIDED if self.rows >= self.undecided_rows else Ruling.OPEN
+
+    @property
+    def is_closed(self) -> bool:
+        return self.ruling is not Ruling.OPEN
 
     @property
     def log_capital(self) -> float:
@@ -78,20 +96,23 @@ class PromotionGate:
         return _log_mean(self._for)
 
     def evidence(self) -> dict[str, int | str]:
-        return {
+        said: dict[str, int | str] = {
             "gate": "paired-betting/1",
             "paired_rows": self.rows,
             "champion_errors": self.champion_errors,
             "challenger_errors": self.challenger_errors,
             "capital_log10_milli": int(1000 * self.log_capital / math.log(10)),
-            "false_promotion_ppm": round(self.alpha * 1_000_000),
+            "false_promotion_ppm": round(self.alpha * MILLION),
         }
+        return said | {"margin_ppm": round(self.margin * MILLION)} if self.margin else said
 
     def snapshot(self) -> dict[str, Any]:
         """Plain values from which ``resumed_gate`` makes an equal gate."""
         return {
             "alpha": self.alpha,
             "undecided_rows": self.undecided_rows,
+            "margin": self.margin,
+            "at_least": self.at_least,
             "rows": self.rows,
             "champion_errors": self.champion_errors,
             "challenger_errors": self.challenger_errors,
@@ -105,6 +126,8 @@ def resumed_gate(snapshot: dict[str, Any]) -> PromotionGate:
     return PromotionGate(
         alpha=snapshot["alpha"],
         undecided_rows=snapshot["undecided_rows"],
+        margin=snapshot.get("margin", 0.0),
+        at_least=snapshot.get("at_least", 0),
         rows=snapshot["rows"],
         champion_errors=snapshot["champion_errors"],
         challenger_errors=snapshot["challenger_errors"],

@@ -104,6 +104,7 @@ class Rig:
     async def degrade(self) -> None:
         await self.ask("LEARNING", "reference_learnt", "HEALTHY")
         await self.ask("HEALTHY", "risk_left_band", "DEGRADED")
+        await self.ask("DEGRADED", "fallback_better", "DEGRADED")
 
     async def reach_shadow(self) -> None:
         await self.degrade()

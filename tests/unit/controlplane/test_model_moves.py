@@ -10,9 +10,9 @@ import anyio
 import pytest
 
 from audit import AuditUnavailable
-from controlplane.model_moves import KEYS_KEPT, MoveRefused, parse_move
+from controlplane.model_moves import KEYS_KEPT, MoveRefused, _serving_in, parse_move
 from inference.errors import BackendUnavailable
-from inference.tfserving.deployment import DeploymentError
+from inference.tfserving.deployment import Deployment, DeploymentError
 from tests.unit.controlplane.rig import MONITOR, Rig, publish
 
 
@@ -34,6 +34,7 @@ async def test_a_move_is_in_the_ledger_with_who_asked_and_why(rig: Rig) -> None:
         "reason": "reference_learnt",
         "evidence": {"rows": 100, "ratio": "0.25"},
         "by": MONITOR.subject,
+        "serving": "primary",
     }
     assert rig.moves.states["risk"].state == "HEALTHY"
 
@@ -45,6 +46,14 @@ async def test_what_cannot_be_recorded_holds_nothing(rig: Rig) -> None:
         await rig.ask("HEALTHY", "risk_left_band", "DEGRADED")
     assert rig.holds() == ()
     assert rig.moves.states["risk"].state == "HEALTHY"
+
+
+async def test_a_degraded_version_answers_until_its_fallback_is_better(rig: Rig) -> None:
+    await rig.ask("LEARNING", "reference_learnt", "HEALTHY")
+    state = await rig.ask("HEALTHY", "risk_left_band", "DEGRADED")
+    assert (rig.holds(), state.serving) == ((), "primary")
+    state = await rig.ask("DEGRADED", "fallback_better", "DEGRADED")
+    assert (rig.holds(), state.serving) == (("drift",), "fallback")
 
 
 async def test_a_degraded_version_is_held_until_a_human_has_reviewed_it(rig: Rig) -> None:
@@ -92,7 +101,7 @@ async def test_an_old_key_again_does_not_undo_what_came_after(rig: Rig) -> None:
     state = await rig.ask("HEALTHY", "risk_left_band", "DEGRADED", key="k2")
     assert state.state == "HEALTHY"
     assert rig.holds() == ()
-    assert len(rig.recorded()) == 3
+    assert len(rig.recorded()) == 4
 
 
 @pytest.mark.parametrize(
@@ -109,6 +118,10 @@ async def test_an_old_key_again_does_not_undo_what_came_after(rig: Rig) -> None:
         (("HEALTHY", "suspected", "WARN"), {"evidence": {"rows": 2**60}}, "malformed"),
         (("SHADOW", "won", "PROMOTED"), {}, "malformed"),
         (("SHADOW", "won", "PROMOTED"), {"new_version": 1}, "malformed"),
+        (("SHADOW", "shadow_passed", "CANARY"), {"new_version": 2}, "malformed"),
+        (("SHADOW", "shadow_passed", "CANARY"), {"new_version": 2, "percent": 101}, "malformed"),
+        (("SHADOW", "shadow_passed", "CANARY"), {"percent": 10}, "malformed"),
+        (("SHADOW", "won", "PROMOTED"), {"new_version": 2, "percent": 10}, "malformed"),
     ],
 )
 async def test_a_move_that_cannot_be_is_refused_and_not_recorded(
@@ -145,7 +158,7 @@ async def test_states_and_holds_survive_a_restart(rig: Rig) -> None:
         name: (state.state, state.version, state.reason) for name, state in before.items()
     }
     await rig.ask("HEALTHY", "risk_left_band", "DEGRADED", key="k2")
-    assert len(rig.recorded()) == 2
+    assert len(rig.recorded()) == 3
 
 
 async def test_a_released_hold_stays_released_after_a_restart(rig: Rig) -> None:
@@ -237,7 +250,7 @@ async def test_a_promotion_that_the_server_would_not_follow_is_done_when_asked_a
     await deployment.start()  # as ``keep_deployed`` does when the server is back
     await rig.ask("SHADOW", "won", "PROMOTED", new_version=2, key="won")
     assert deployment.resolve("risk") == 2
-    assert len(rig.recorded()) == 5
+    assert len(rig.recorded()) == 6
 
 
 async def test_a_move_whose_asker_left_is_still_known(rig: Rig) -> None:
@@ -321,4 +334,99 @@ async def test_the_ledger_of_moves_verifies(rig: Rig) -> None:
     await rig.reach_shadow()
     with sqlite3.connect(rig.folder / "ledger.sqlite") as db:
         kinds = [row[0] for row in db.execute("SELECT kind FROM log ORDER BY idx")]
-    assert kinds == ["genesis", *["drift.transition"] * 4]
+    assert kinds == ["genesis", *["drift.transition"] * 5]
+
+
+async def in_canary(rig: Rig, percent: int = 10) -> Deployment:
+    deployment = rig.fleet.deployment_of("risk")
+    assert deployment is not None
+    await deployment.start()
+    await rig.reach_shadow()
+    publish(rig.server.folder / "risk", 2)
+    await rig.ask("SHADOW", "shadow_passed", "CANARY", new_version=2, percent=percent)
+    return deployment
+
+
+def shared(deployment: Deployment) -> tuple[int, int]:
+    served = deployment.models["risk"]
+    return served.labels.get("canary", 0), served.canary_percent
+
+
+async def test_a_canary_grows_by_label_and_share_and_ends_with_its_promotion(rig: Rig) -> None:
+    deployment = await in_canary(rig, 1)
+    assert shared(deployment) == (2, 1)
+    await rig.ask("CANARY", "step_passed", "CANARY", new_version=2, percent=50)
+    assert shared(deployment) == (2, 50)
+    assert deployment.resolve("risk") == 1
+    state = await rig.ask("CANARY", "won", "PROMOTED", new_version=2)
+    assert (shared(deployment)[1], deployment.resolve("risk"), state.version) == (0, 2, 2)
+    assert [record.body["drift"].get("percent") for record in rig.recorded()][-3:] == [1, 50, None]
+
+
+async def test_a_canary_that_lost_answers_nobody(rig: Rig) -> None:
+    deployment = await in_canary(rig)
+    state = await rig.ask("CANARY", "lost", "ROLLED_BACK", new_version=2)
+    assert (shared(deployment)[1], deployment.resolve("risk"), state.version) == (0, 1, 1)
+    assert rig.holds() == ("drift",), "the old version is no better for it"
+
+
+async def test_a_share_is_known_after_a_restart_and_asked_again_it_is_given_again(rig: Rig) -> None:
+    await in_canary(rig, 10)
+    await rig.restart()
+    deployment = rig.fleet.deployment_of("risk")
+    assert deployment is not None
+    await deployment.start()
+    assert shared(deployment) == (2, 10)
+    await rig.ask("SHADOW", "shadow_passed", "CANARY", new_version=2, percent=10, key=f"k{rig.step}")
+    assert len(rig.recorded()) == 6
+
+
+async def test_calls_with_broken_rows_fall_while_the_data_is_at_fault(rig: Rig) -> None:
+    await rig.ask("LEARNING", "reference_learnt", "HEALTHY")
+    await rig.ask("HEALTHY", "rows_broken", "DATA_FAULT")
+    assert (rig.fleet.guards.faulty, rig.holds()) == ({"risk"}, ())
+    await rig.restart()
+    assert rig.fleet.guards.faulty == {"risk"}
+    await rig.ask("DATA_FAULT", "rows_mostly_broken", "DATA_FAULT")
+    assert (rig.fleet.guards.faulty, rig.holds()) == (set(), ("drift",)), "all calls fall, whatever their rows"
+    await rig.ask("DATA_FAULT", "rows_sound", "HEALTHY")
+    assert (rig.fleet.guards.faulty, rig.holds()) == (set(), ())
+
+
+async def test_what_a_human_says_is_recorded_and_known_until_the_version_is_degraded_no_more(rig: Rig) -> None:
+    with pytest.raises(MoveRefused) as caught:
+        await rig.moves.review("risk", "healthy", MONITOR, "no reason")
+    assert caught.value.reason == "not_degraded"
+    await rig.degrade()
+    receipt = await rig.moves.review("risk", "retrain", MONITOR, "the labels of last night were wrong")
+    (record,) = rig.ledger.read(kinds=["drift.review"])
+    assert (record.index, record.body["drift"]["answer"]) == (receipt.index, "retrain")
+    await rig.restart()
+    said = rig.moves.review_of("risk")
+    assert said is not None
+    assert (said.id, said.answer) == (str(receipt.index), "retrain")
+    await rig.ask("DEGRADED", "reviewed", "HEALTHY")
+    assert rig.moves.review_of("risk") is None
+
+
+async def test_an_answer_that_nobody_asked_for_is_refused(rig: Rig) -> None:
+    await rig.degrade()
+    with pytest.raises(MoveRefused) as caught:
+        await rig.moves.review("risk", "whatever", MONITOR, "because")
+    assert caught.value.reason == "malformed"
+    assert rig.ledger.read(kinds=["drift.review"]) == []
+
+
+async def test_a_review_that_cannot_be_recorded_is_not_said(rig: Rig) -> None:
+    await rig.degrade()
+    await rig.ledger.close()
+    with pytest.raises(AuditUnavailable):
+        await rig.moves.review("risk", "healthy", MONITOR, "because")
+    assert rig.moves.review_of("risk") is None
+
+
+@pytest.mark.parametrize(("target", "serving"), [("DEGRADED", "fallback"), ("WARN", "primary")])
+def test_records_of_an_earlier_release_say_who_answered_by_their_state(target: str, serving: str) -> None:
+    reason = "risk_left_band" if target == "DEGRADED" else "suspected"
+    said = {"key": "k", "version": 1, "from": "HEALTHY", "to": target, "reason": reason}
+    assert _serving_in(said, parse_move(said)) == serving

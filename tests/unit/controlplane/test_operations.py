@@ -156,7 +156,7 @@ async def test_a_model_is_shown_with_versions_labels_and_state(rig: Rig) -> None
     assert (view.name, view.versions, view.labels, view.state) == ("risk", (1,), {"stable": 1}, "")
     await rig.degrade()
     (view,) = models_of(rig).view()
-    assert (view.state, view.state_version, view.state_reason) == ("DEGRADED", 1, "risk_left_band")
+    assert (view.state, view.state_version, view.state_reason) == ("DEGRADED", 1, "fallback_better")
     assert view.fallback == ("cache",)
 
 

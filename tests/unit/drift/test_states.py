@@ -5,25 +5,47 @@ import sys
 
 import pytest
 
-from controlplane.drift.states import SERVING, TRANSITIONS, Event, IllegalTransition, Serving, State, after, is_allowed
+from controlplane.drift.states import (
+    TRANSITIONS,
+    Event,
+    IllegalTransition,
+    Serving,
+    State,
+    after,
+    is_allowed,
+    line_of,
+    serving_after,
+)
+
+WHOLE = [
+    (Event.REFERENCE_LEARNT, State.HEALTHY, Serving.PRIMARY),
+    (Event.RISK_LEFT_BAND, State.DEGRADED, Serving.PRIMARY),
+    (Event.FALLBACK_BETTER, State.DEGRADED, Serving.FALLBACK),
+    (Event.RETRAIN, State.RETRAINING, Serving.FALLBACK),
+    (Event.TRAINED, State.SHADOW, Serving.FALLBACK),
+    (Event.SHADOW_PASSED, State.CANARY, Serving.FALLBACK),
+    (Event.STEP_PASSED, State.CANARY, Serving.FALLBACK),
+    (Event.WON, State.PROMOTED, Serving.PRIMARY),
+    (Event.SETTLED, State.HEALTHY, Serving.PRIMARY),
+]
 
 
-def test_the_thin_loop_is_a_path_through_the_table() -> None:
-    path = [Event.REFERENCE_LEARNT, Event.RISK_LEFT_BAND, Event.RETRAIN, Event.TRAINED, Event.WON, Event.SETTLED]
-    state = State.LEARNING
-    for event in path:
-        state = after(state, event)
-    assert state is State.HEALTHY
+def test_the_whole_loop_is_a_path_through_the_table() -> None:
+    state, serving = State.LEARNING, Serving.PRIMARY
+    for event, target, who in WHOLE:
+        line = line_of(state, event)
+        state, serving = line.target, serving_after(serving, line)
+        assert (state, serving) == (target, who)
 
 
-def test_a_refused_challenger_leads_back_to_the_fallback() -> None:
-    assert after(State.SHADOW, Event.LOST) is State.ROLLED_BACK
+def test_a_refused_challenger_leads_back_to_where_it_began() -> None:
+    assert after(State.CANARY, Event.LOST) is after(State.SHADOW, Event.LOST) is State.ROLLED_BACK
     assert after(State.ROLLED_BACK, Event.CHAMPION_KEPT) is State.DEGRADED
 
 
-def test_a_suspicion_never_retrains() -> None:
+def test_a_suspicion_changes_nobody_s_answers() -> None:
     assert Event.RETRAIN not in TRANSITIONS[State.WARN]
-    assert SERVING[State.WARN] is Serving.PRIMARY
+    assert line_of(State.HEALTHY, Event.SUSPECTED).serving is None
 
 
 def test_nothing_is_promoted_that_was_not_in_shadow_or_canary() -> None:

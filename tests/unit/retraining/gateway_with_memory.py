@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlplane.drift.ring import ObservationRing
-from controlplane.drift.states import SERVING, Serving, State, is_allowed
+from controlplane.drift.states import Event, Serving, State, line_of, serving_after
 from controlplane.monitor import Page
+from controlplane.retraining.loop import Review
 from inference.tfserving.predict import encode_predict
 from inference.tfserving.tensors import write
 from inference.tfserving.wire import PredictResponse
@@ -41,13 +42,26 @@ class RememberingGateway:
     kill_after: int | None = None  # or after it is recorded, before the monitor learns of it
     asks: int = 0
     calls: int = 0
+    serving: Serving = Serving.PRIMARY
+    canary: tuple[int, int] | None = None  # version, percent
+    said: Review | None = None  # what a human said last
 
     @property
     def serves_fallback(self) -> bool:
-        return SERVING[self.state] is Serving.FALLBACK
+        return self.serving is Serving.FALLBACK
 
-    def answered(self, inputs: NDArray[np.float64], classes: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
+    @property
+    def tries_canary(self) -> bool:
+        """Whether the next call is one of the canary's: of a hundred calls so many as its share."""
+        return self.canary is not None and (self.calls * 37) % 100 < self.canary[1]
+
+    def answered(
+        self, inputs: NDArray[np.float64], classes: NDArray[np.int64], labels: NDArray[np.int64], principal: str = ""
+    ) -> None:
         """One call of the next agent, answered by whoever serves now, with its labels."""
+        version, rung = self.version, "lighter" if self.serves_fallback else "primary"
+        if self.canary is not None and self.tries_canary:
+            version, rung = self.canary[0], "primary"
         self.calls += 1
         call_id = f"call-{self.calls}"
         self.ring.append(
@@ -56,9 +70,9 @@ class RememberingGateway:
                 "call_id": call_id,
                 "at_ms": self.calls,
                 "model": "risk",
-                "version": self.version,
-                "principal": f"agent-{self.calls % 15}",
-                "rung": "lighter" if self.serves_fallback else "primary",
+                "version": version,
+                "principal": principal or f"agent-{self.calls % 15}",
+                "rung": rung,
                 "request": base64.b64encode(encode_predict("risk", {"x": inputs.astype(np.float32)})).decode(),
                 "reply": base64.b64encode(predict_reply(classes)).decode(),
             }
@@ -69,6 +83,10 @@ class RememberingGateway:
     async def observations(self, after: int, limit: int) -> Page:
         found, lost = self.ring.after(after, limit)
         return Page([item | {"seq": seq} for seq, item in found], found[-1][0] if found else after, lost, self.boot)
+
+    async def review(self, model: str) -> Review | None:
+        assert model == "risk"
+        return self.said
 
     async def ask(self, model: str, move: Mapping[str, Any]) -> None:
         self.asks += 1
@@ -85,11 +103,14 @@ class RememberingGateway:
                 assert known == move, "the same key with other words"
                 return
         assert move["from"] == self.state, "a move is missing or repeated"
-        assert is_allowed(State(move["from"]), State(move["to"]))
+        line = line_of(State(move["from"]), Event(move["reason"]))
+        assert line.target == move["to"]
+        assert ("percent" in move) == (line.target is State.CANARY)
         assert move["version"] == self.version
         assert all(isinstance(value, int | str) for value in move["evidence"].values())
         self.ledger.append(move)
-        self.state = State(move["to"])
+        self.state, self.serving = line.target, serving_after(self.serving, line)
+        self.canary = (move["new_version"], move["percent"]) if self.state is State.CANARY else None
         if self.state is State.PROMOTED:
             self.version = move["new_version"]
 

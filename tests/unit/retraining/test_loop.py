@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from controlplane.drift.hysteresis import BlockSettings
 from controlplane.drift.settings import ReportSettings, WatchSettings
-from controlplane.drift.states import State
+from controlplane.drift.states import Serving, State
 from controlplane.drift.store import MonitorStore
 from controlplane.monitor import Monitor, MonitorSettings, WatchedModel
+from controlplane.retraining.acting_settings import ActingSettings
+from controlplane.retraining.comparing import Broken, none_broken
 from controlplane.retraining.course import Course, Evidence
-from controlplane.retraining.loop import GatewayUnavailable, LoopPorts, TransitionRefused
+from controlplane.retraining.loop import GatewayUnavailable, LoopPorts, Review, TransitionRefused
 from controlplane.retraining.scoring import ScoringFailed
 from controlplane.retraining.settings import PromotionSettings, TrainingSettings
 from controlplane.retraining.trainer import Candidate, Progress, TrainingFailed, TrainingJob
@@ -30,9 +33,13 @@ HAPPY = [
     ("DEGRADED", 1, None),
     ("RETRAINING", 1, 2),
     ("SHADOW", 1, 2),
+    ("CANARY", 1, 2),
+    ("CANARY", 1, 2),
+    ("CANARY", 1, 2),
     ("PROMOTED", 1, 2),
     ("HEALTHY", 2, None),
 ]
+STEP_CALLS, ROWS = 60, 5
 
 TRAINING = TrainingSettings(command=("x",), rows_after_change=200, growth=1)
 
@@ -43,7 +50,7 @@ def champion(inputs: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def toy_score(directory: Path, inputs: NDArray[np.float64]) -> NDArray[np.int64]:
     """A version directory holds one word."""
-    if not directory.is_dir():
+    if not (directory / "word").is_file():
         raise ScoringFailed(str(directory))
     return champion(inputs) if (directory / "word").read_text() == "straight" else 1 - champion(inputs)
 
@@ -68,7 +75,7 @@ class ToyTrainer:
         if not word:
             raise TrainingFailed("no")
         filled = versions.workplace()
-        (filled / "word").write_text(word)
+        (filled / ("nothing" if word == "lost" else "word")).write_text(word)
         return versions.accept(filled, job.new_version, {"job": job.key})
 
 
@@ -93,13 +100,19 @@ class Toy:
     path: Path
     gateway: RememberingGateway = field(default_factory=RememberingGateway)
     training: TrainingSettings = TRAINING
+    acting: ActingSettings = field(default_factory=lambda: ActingSettings(canary_rows=100, jobs_per_day=100))
+    broken: Broken = none_broken
+    now_s: float = 1_000_000.0
     report_breaks: bool = False
+    light: str = "turned"
     trainer: ToyTrainer = field(init=False)
 
     def __post_init__(self) -> None:
         self.trainer = ToyTrainer(self.path / "models")
         (self.path / "models/risk/1").mkdir(parents=True)
         (self.path / "models/risk/1/word").write_text("straight")
+        (self.path / "light").mkdir()
+        (self.path / "light/word").write_text(self.light)
 
     def start(self, transactions: int = 10**9) -> Monitor:
         settings = MonitorSettings(
@@ -114,6 +127,7 @@ class Toy:
                     watch=WatchSettings(reference_rows=1_000, reference_errors=100),
                     training=self.training,
                     promotion=PromotionSettings(undecided_rows=500),
+                    acting=self.acting,
                 ),
             ),
         )
@@ -132,17 +146,29 @@ class Toy:
             score=toy_score,
             report=report,
             progress=lambda _: None,
+            broken=self.broken,
+            wall_clock=lambda: self.now_s,
         )
         return Monitor(settings, self.gateway, store, lambda _: ports)
 
-    def calls(self, count: int, *, turned: bool, error: float = 0.10) -> None:
-        """Calls of five rows each; the serving version answers as it would, and ``error`` of the truth is noise."""
+    def _answering(self) -> Path:
+        gateway = self.gateway
+        version = gateway.canary[0] if gateway.canary is not None and gateway.tries_canary else gateway.version
+        falls = gateway.serves_fallback and version == gateway.version
+        return self.path / ("light" if falls else f"models/risk/{version}")
+
+    def calls(self, count: int, *, turned: bool, error: float = 0.10, spoilt: float = 0.0, principal: str = "") -> None:
+        """Calls of five rows each; who serves answers as it would, and ``error`` of the truth is noise.
+
+        ``spoilt`` of the rows arrive a thousand times too large, with the other sign.
+        """
         for _ in range(count):
             chance = np.random.default_rng(self.gateway.calls)
             inputs = chance.normal(size=(5, 1))
             truth = (1 - champion(inputs) if turned else champion(inputs)) ^ (chance.random(5) < error)
-            served = toy_score(self.path / f"models/risk/{self.gateway.version}", inputs)
-            self.gateway.answered(inputs, served, truth)
+            inputs[chance.random(5) < spoilt] *= -1_000.0
+            served = toy_score(self._answering(), inputs)
+            self.gateway.answered(inputs, served, truth, principal)
 
 
 async def until_quiet(monitor: Monitor) -> None:
@@ -155,10 +181,18 @@ async def until_quiet(monitor: Monitor) -> None:
             return
 
 
-async def live(toy: Toy) -> None:
-    """Start, work until nothing is left to do, end."""
-    monitor = toy.start()
+async def work(toy: Toy, monitor: Monitor, *, turned: bool = True) -> None:
+    """Until nothing is left to do; while a canary waits for rows, agents go on asking."""
     await until_quiet(monitor)
+    while toy.gateway.state is State.CANARY:
+        toy.calls(STEP_CALLS, turned=turned)
+        await until_quiet(monitor)
+
+
+async def live(toy: Toy, *, turned: bool = True) -> None:
+    """Start, work, end."""
+    monitor = toy.start()
+    await work(toy, monitor, turned=turned)
     await monitor.close()
 
 
@@ -180,7 +214,7 @@ async def test_the_report_comes_beside_the_verdict_and_reaches_the_ledger(tmp_pa
     toy.calls(100, turned=True)
     await live(toy)
     assert "report" not in toy.gateway.ledger[1]["evidence"], "no verdict waits for a report"
-    assert toy.gateway.ledger[4]["evidence"]["report_sha256"] == "risk"
+    assert toy.gateway.ledger[-2]["evidence"]["report_sha256"] == "risk"
 
 
 async def test_a_report_that_fails_changes_nothing(tmp_path: Path) -> None:
@@ -189,7 +223,7 @@ async def test_a_report_that_fails_changes_nothing(tmp_path: Path) -> None:
     toy.calls(100, turned=True)
     await live(toy)
     assert toy.gateway.path == HAPPY
-    assert toy.gateway.ledger[4]["evidence"]["report"] == "failed"
+    assert toy.gateway.ledger[-2]["evidence"]["report"] == "failed"
 
 
 async def test_the_new_version_is_watched_with_its_own_reference(tmp_path: Path) -> None:
@@ -202,8 +236,9 @@ async def test_the_new_version_is_watched_with_its_own_reference(tmp_path: Path)
     await live(toy)
     assert toy.gateway.path == HAPPY, "the new version is right and must be left alone"
     toy.calls(200, turned=False)
-    await live(toy)
-    assert [move[0] for move in toy.gateway.path[6:]] == ["DEGRADED", "RETRAINING", "SHADOW", "PROMOTED", "HEALTHY"]
+    await live(toy, turned=False)
+    again = [move[0] for move in toy.gateway.path[len(HAPPY) :]]
+    assert again == ["DEGRADED", "RETRAINING", "SHADOW", *["CANARY"] * 3, "PROMOTED", "HEALTHY"]
     assert toy.gateway.version == 3
 
 
@@ -221,12 +256,14 @@ async def test_a_challenger_that_is_no_better_is_refused_and_a_human_is_left_to_
     toy.calls(600, turned=True)
     await live(toy)
     states = [move[0] for move in toy.gateway.path]
-    assert states == ["HEALTHY", "DEGRADED", *["RETRAINING", "SHADOW", "ROLLED_BACK", "DEGRADED"] * 2]
+    refused = ["RETRAINING", "SHADOW", "ROLLED_BACK", "DEGRADED"]
+    assert states == ["HEALTHY", "DEGRADED", *refused * 2, "DEGRADED"]
+    last = toy.gateway.ledger[-1]
+    assert (last["reason"], last["evidence"]["cause"]) == ("human_asked", "attempts_exhausted")
     assert {move["evidence"].get("cause") for move in toy.gateway.ledger if move["to"] == "ROLLED_BACK"} == {
         "undecided"
     }
-    assert not (tmp_path / "models/risk/2").exists(), "a refused version is never shown to a model server"
-    assert toy.gateway.serves_fallback
+    assert not (tmp_path / "models/risk/2").exists(), "a version refused in its shadow is never shown to a model server"
 
 
 async def test_a_failed_training_is_a_refusal_with_its_reason(tmp_path: Path) -> None:
@@ -241,19 +278,20 @@ async def test_a_failed_training_is_a_refusal_with_its_reason(tmp_path: Path) ->
     assert states[-1] == "HEALTHY"
 
 
-async def test_without_a_trainer_the_fallback_stays(tmp_path: Path) -> None:
+async def test_without_a_trainer_a_human_is_asked_once(tmp_path: Path) -> None:
     toy = Toy(tmp_path, training=TrainingSettings())
     toy.calls(100, turned=False)
     toy.calls(300, turned=True)
     await live(toy)
-    assert [move[0] for move in toy.gateway.path] == ["HEALTHY", "DEGRADED"]
+    assert [move["reason"] for move in toy.gateway.ledger] == ["reference_learnt", "risk_left_band", "human_asked"]
+    assert toy.gateway.ledger[-1]["evidence"]["cause"] == "no_trainer"
 
 
-async def test_a_lost_version_directory_refuses_instead_of_guessing(tmp_path: Path) -> None:
+async def test_a_version_that_cannot_be_scored_is_refused_instead_of_guessed(tmp_path: Path) -> None:
     toy = Toy(tmp_path)
+    toy.trainer.words = ["lost"]
     toy.calls(100, turned=False)
     toy.calls(100, turned=True)
-    (tmp_path / "models/risk/1").rename(tmp_path / "gone")
     await live(toy)
     assert toy.gateway.ledger[4]["evidence"]["cause"] == "scoring_failed"
 
@@ -275,7 +313,7 @@ async def run_with_deaths(path: Path, toy: Toy, transactions: int = 10**9) -> in
     while True:
         monitor = toy.start(transactions)
         try:
-            await until_quiet(monitor)
+            await work(toy, monitor)
         except Killed:
             deaths += 1
             transactions = 10**9
@@ -291,7 +329,7 @@ async def test_a_kill_around_any_move_neither_repeats_nor_loses_it(tmp_path: Pat
     toy = Toy(tmp_path)
     setattr(toy.gateway, moment, number)
     assert await run_with_deaths(tmp_path, toy) == 1
-    assert await story(tmp_path, toy) == (HAPPY, 800)
+    assert await story(tmp_path, toy) == (HAPPY, ROWS * toy.gateway.calls)
     assert len(toy.trainer.jobs) == 1
 
 
@@ -301,7 +339,7 @@ async def test_a_kill_in_any_transaction_neither_repeats_nor_loses_anything(tmp_
         path = tmp_path / str(number)
         toy = Toy(path)
         deaths = await run_with_deaths(path, toy, number)
-        assert await story(path, toy) == (HAPPY, 800), f"killed in transaction {number}"
+        assert await story(path, toy) == (HAPPY, ROWS * toy.gateway.calls), f"killed in transaction {number}"
         if not deaths:
             break
         number += 1
@@ -325,7 +363,7 @@ async def test_a_gateway_that_is_away_is_asked_again_with_the_same_words(tmp_pat
     monitor = toy.start()
     for _ in range(100):
         try:
-            await until_quiet(monitor)
+            await work(toy, monitor)
         except GatewayUnavailable:
             continue
         break
@@ -385,9 +423,9 @@ async def test_what_cannot_be_understood_is_counted_and_passed_over(tmp_path: Pa
 
 async def test_a_fallback_answer_does_not_say_which_version_to_watch(tmp_path: Path) -> None:
     toy = Toy(tmp_path)
-    toy.gateway.state, toy.gateway.version = State.DEGRADED, 1
+    toy.gateway.serving = Serving.FALLBACK
     toy.calls(1, turned=False)
-    toy.gateway.state = State.LEARNING
+    toy.gateway.serving = Serving.PRIMARY
     monitor = toy.start()
     await until_quiet(monitor)
     assert monitor.loops == {}
@@ -395,3 +433,199 @@ async def test_a_fallback_answer_does_not_say_which_version_to_watch(tmp_path: P
     await until_quiet(monitor)
     assert monitor.loops["risk"].course.version == 1
     await monitor.close()
+
+
+def reasons(toy: Toy) -> list[str]:
+    return [move["reason"] for move in toy.gateway.ledger]
+
+
+async def degraded(toy: Toy, calls: int) -> Monitor:
+    """A version that labels have proved wrong, and nobody who could train."""
+    toy.calls(100, turned=False)
+    monitor = toy.start()
+    while toy.gateway.state is not State.DEGRADED:
+        toy.calls(1, turned=True)
+        await until_quiet(monitor)
+    toy.calls(calls, turned=True)
+    await until_quiet(monitor)
+    return monitor
+
+
+def judged(path: Path, light: str) -> Toy:
+    acting = ActingSettings(fallback=path / "light", fallback_rows=400)
+    return Toy(path, training=TrainingSettings(), acting=acting, light=light)
+
+
+async def test_a_degraded_version_answers_until_the_fallback_is_shown_to_be_better(tmp_path: Path) -> None:
+    toy = judged(tmp_path, "turned")
+    monitor = await degraded(toy, 60)
+    await monitor.close()
+    assert reasons(toy) == ["reference_learnt", "risk_left_band", "human_asked", "fallback_better"]
+    shown = toy.gateway.ledger[-1]["evidence"]
+    assert shown["fallback_errors"] < shown["version_errors"]
+    assert toy.gateway.serves_fallback
+
+
+async def test_a_fallback_that_is_as_wrong_gets_nobody_and_a_human_is_asked(tmp_path: Path) -> None:
+    toy = judged(tmp_path, "straight")
+    monitor = await degraded(toy, 120)
+    await monitor.close()
+    assert not toy.gateway.serves_fallback
+    asked = [move["evidence"]["cause"] for move in toy.gateway.ledger if move["reason"] == "human_asked"]
+    assert asked == ["no_trainer", "fallback_not_better"]
+
+
+async def test_rows_that_led_to_the_verdict_do_not_speak_for_the_fallback(tmp_path: Path) -> None:
+    toy = judged(tmp_path, "turned")
+    monitor = await degraded(toy, 0)
+    await monitor.close()
+    assert "fallback_better" not in reasons(toy)
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "falls"), [("healthy", State.HEALTHY, False), ("fallback", State.DEGRADED, True)]
+)
+async def test_a_human_s_word_is_followed_once(tmp_path: Path, answer: str, state: State, falls: bool) -> None:
+    toy = judged(tmp_path, "straight")
+    monitor = await degraded(toy, 0)
+    toy.gateway.said = Review("17", answer)
+    await until_quiet(monitor)
+    await monitor.close()
+    assert toy.gateway.ledger[-1]["evidence"]["review"] == "17"
+    moves = len(toy.gateway.ledger)
+    await live(toy)
+    assert (toy.gateway.state, toy.gateway.serves_fallback, len(toy.gateway.ledger)) == (state, falls, moves)
+
+
+async def test_a_human_may_grant_another_round_of_trainings(tmp_path: Path) -> None:
+    toy = Toy(tmp_path)
+    toy.trainer.words = ["straight", "straight", "turned"]
+    toy.calls(100, turned=False)
+    toy.calls(600, turned=True)
+    await live(toy)
+    assert reasons(toy)[-1] == "human_asked"
+    toy.gateway.said = Review("40", "retrain")
+    toy.calls(100, turned=True)
+    await live(toy)
+    assert toy.gateway.path[-2:] == [("PROMOTED", 1, 4), ("HEALTHY", 4, None)]
+    assert len({job.key for job in toy.trainer.jobs}) == len(toy.trainer.jobs) == 3
+
+
+async def test_no_more_trainings_a_day_than_allowed(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, acting=ActingSettings(jobs_per_day=1, canary_rows=100))
+    toy.trainer.words = ["straight", "turned"]
+    toy.calls(100, turned=False)
+    toy.calls(600, turned=True)
+    await live(toy)
+    assert (len(toy.trainer.jobs), toy.gateway.state) == (1, State.DEGRADED)
+    toy.now_s += 25 * 3600
+    await live(toy)
+    assert (len(toy.trainer.jobs), toy.gateway.state) == (2, State.HEALTHY)
+
+
+async def test_a_canary_grows_step_by_step_and_each_step_has_seen_its_own_rows(tmp_path: Path) -> None:
+    toy = Toy(tmp_path)
+    toy.calls(100, turned=False)
+    toy.calls(100, turned=True)
+    await live(toy)
+    steps = [move for move in toy.gateway.ledger if move["to"] == "CANARY"]
+    assert [move["percent"] for move in steps] == [1, 10, 50]
+    assert [move["reason"] for move in steps] == ["shadow_passed", "step_passed", "step_passed"]
+    won = toy.gateway.ledger[-2]["evidence"]
+    assert won["canary_percent"] == 50
+    assert won["canary_rows"] > 0, "the challenger answered some of them itself"
+    assert won["paired_rows"] >= 100
+
+
+async def test_a_challenger_that_serves_worse_than_it_scored_is_rolled_back(tmp_path: Path) -> None:
+    """The files are right, and what the server makes of them is not: only a canary can show that."""
+    toy = Toy(tmp_path, acting=ActingSettings(canary_rows=100, canary_percents=(50,)))
+    toy.calls(100, turned=False)
+    toy.calls(100, turned=True)
+    monitor = toy.start()
+    await until_quiet(monitor)
+    assert toy.gateway.state is State.CANARY
+    toy.calls(300, turned=False)  # now the champion is right again, and the challenger is not
+    await until_quiet(monitor)
+    await monitor.close()
+    lost = next(move for move in toy.gateway.ledger if move["reason"] == "lost")
+    assert (lost["from"], lost["evidence"]["cause"]) == ("CANARY", "worse")
+    assert toy.gateway.canary is None
+    assert toy.gateway.version == 1
+
+
+async def test_without_canary_steps_a_won_shadow_promotes_and_says_so(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, acting=ActingSettings(canary_percents=()))
+    toy.calls(100, turned=False)
+    toy.calls(100, turned=True)
+    await live(toy)
+    assert [move[0] for move in toy.gateway.path][-3:] == ["SHADOW", "PROMOTED", "HEALTHY"]
+    assert toy.gateway.ledger[-2]["evidence"]["canary"] == "skipped"
+
+
+def beyond_three(version: int, inputs: NDArray[np.float64]) -> NDArray[np.bool_]:
+    del version
+    return np.abs(inputs[:, 0]) > 3.5
+
+
+async def test_broken_rows_are_a_fault_of_data_and_never_a_reason_to_retrain(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, broken=beyond_three)
+    toy.calls(100, turned=False)
+    toy.calls(200, turned=False, spoilt=0.3)
+    toy.calls(200, turned=False)
+    await live(toy)
+    assert [move[0] for move in toy.gateway.path] == ["HEALTHY", "DATA_FAULT", "HEALTHY"]
+    assert toy.gateway.ledger[1]["evidence"]["broken_rows"] >= 3
+    assert toy.trainer.jobs == []
+
+
+async def test_a_feed_that_breaks_altogether_sends_everybody_to_the_fallback_until_it_is_sound(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, broken=beyond_three)
+    toy.calls(100, turned=False)
+    toy.calls(100, turned=False, spoilt=0.9)
+    monitor = toy.start()
+    await until_quiet(monitor)
+    assert toy.gateway.serves_fallback
+    toy.calls(200, turned=False)
+    await until_quiet(monitor)
+    await monitor.close()
+    assert (toy.gateway.state, toy.gateway.serves_fallback) == (State.HEALTHY, False)
+
+
+async def test_one_wild_value_moves_nothing(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, broken=beyond_three)
+    toy.calls(100, turned=False)
+    wild, right = np.array([[1e9]]), np.ones(1, np.int64)
+    toy.gateway.answered(wild, right, right)
+    toy.calls(100, turned=False)
+    await live(toy)
+    assert [move[0] for move in toy.gateway.path] == ["HEALTHY"]
+
+
+async def test_one_principal_with_wrong_labels_gets_no_retrain(tmp_path: Path) -> None:
+    """One row in seven is poisoned, all by one agent: a warning at most, and it clears."""
+    toy = Toy(tmp_path)
+    toy.calls(100, turned=False)
+    for _ in range(600):
+        toy.calls(6, turned=False)
+        toy.calls(1, turned=True, principal="attacker")
+    await live(toy)
+    assert {move[0] for move in toy.gateway.path} <= {"HEALTHY", "WARN"}
+    assert toy.trainer.jobs == []
+
+
+async def test_a_suspicion_of_a_detector_warns_and_is_forgotten_when_it_is_quiet(tmp_path: Path) -> None:
+    toy = Toy(tmp_path)
+    toy.calls(50, turned=False)
+    monitor = toy.start()
+    await until_quiet(monitor)
+    loop = monitor.loops["risk"]
+    loop.suspect({"detector": "inputs_50", "stream": "a"})
+    await until_quiet(monitor)
+    assert toy.gateway.state is State.WARN
+    assert toy.gateway.ledger[-1]["evidence"]["stream"] == "a"
+    toy.calls(11 * BlockSettings().rows // 5, turned=False)
+    await until_quiet(monitor)
+    await monitor.close()
+    assert toy.gateway.ledger[-1]["to"] == "HEALTHY"
+    assert toy.trainer.jobs == []

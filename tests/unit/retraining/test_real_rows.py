@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from controlplane.drift.settings import ReportSettings, WatchSettings
 from controlplane.monitor import Monitor, MonitorSettings, WatchedModel, monitor_of
+from controlplane.retraining.acting_settings import ActingSettings
 from controlplane.retraining.scoring import savedmodel_score
 from controlplane.retraining.settings import PromotionSettings, TrainingSettings
 from examples.risk_model import baseline, data, train
@@ -48,7 +49,10 @@ class Survey:
     async def ask_about(self, inputs: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
         for start in range(0, len(inputs), ROWS_A_CALL):
             asked, truth = inputs[start : start + ROWS_A_CALL], labels[start : start + ROWS_A_CALL]
-            model = "light/1" if self.gateway.serves_fallback else f"risk/{self.gateway.version}"
+            gateway = self.gateway
+            model = "light/1" if gateway.serves_fallback else f"risk/{gateway.version}"
+            if gateway.canary is not None and gateway.tries_canary:
+                model = f"risk/{gateway.canary[0]}"
             answers = score(self.path / "models" / model, asked)
             self.errors.append((str(self.gateway.state), int((answers != truth).sum())))
             self.gateway.answered(asked, answers, truth)
@@ -82,6 +86,7 @@ def survey(tmp_path: Path, parts: data.Parts, first: tuple[object, int]) -> Surv
                     rows_after_change=800,
                 ),
                 promotion=PromotionSettings(),
+                acting=ActingSettings(fallback=tmp_path / "models/light/1", canary_rows=100),
             ),
         ),
     )
@@ -101,8 +106,12 @@ async def test_a_change_of_concept_is_found_bridged_and_learnt(survey: Survey, p
     assert [move["to"] for move in survey.gateway.ledger] == [
         "HEALTHY",
         "DEGRADED",
+        "DEGRADED",
         "RETRAINING",
         "SHADOW",
+        "CANARY",
+        "CANARY",
+        "CANARY",
         "PROMOTED",
         "HEALTHY",
     ]

@@ -1,0 +1,48 @@
+"""Two models on the same labelled rows: champion and challenger, or champion and fallback.
+
+A row that was answered by one of them counts with the answer that was given; the other's answer is computed here. So a
+server that answers differently from the files that were scored is seen as soon as the canary answers anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlplane.drift.store import Answers
+from controlplane.retraining.promotion import PromotionGate
+from controlplane.retraining.scoring import Score
+
+Broken = Callable[[int, NDArray[np.float64]], NDArray[np.bool_]]
+"""(version, inputs of shape (n, features)) → (n,) which rows are not such as that version was made for."""
+
+MILLION = 1_000_000
+
+
+def none_broken(version: int, inputs: NDArray[np.float64]) -> NDArray[np.bool_]:  # noqa: ARG001  the shape of ``Broken``
+    return np.zeros(len(inputs), bool)
+
+
+def errors_of(answers: Answers, version: int, directory: Path, score: Score) -> NDArray[np.int64]:
+    """(n,) 1 where ``version`` was wrong, or would have been. ``version`` 0: it has answered nothing itself.
+
+    Raises:
+        ScoringFailed: ``directory`` cannot be scored.
+    """
+    given = answers.predicted.copy()
+    other = answers.versions != version if version else np.ones(len(answers), bool)
+    if other.any():
+        given[other] = score(directory, answers.inputs[other])
+    return np.asarray(given != answers.labels, np.int64)
+
+
+def feed(gate: PromotionGate, champion: NDArray[np.int64], challenger: NDArray[np.int64]) -> None:
+    gate.update_all(zip(champion.tolist(), challenger.tolist(), strict=True))
+
+
+def live_rows(answers: Answers, version: int) -> int:
+    """How many of the rows ``version`` answered itself."""
+    return int((answers.versions == version).sum())
