@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from pydantic import HttpUrl
 
 from inference.backend import BackendReply, BackendRequest
+from inference.openai_http.assembled import Assembled
 from inference.openai_http.load import VllmLoad
 from inference.openai_http.probe import OneToken
 from inference.openai_http.settings import VllmSettings
@@ -36,7 +37,9 @@ class VllmPool:
     ) -> None:
         urls = dict(replicas) or {settings.base_url.host or "only": settings.base_url}
         each = {name: settings.model_copy(update={"base_url": url}) for name, url in urls.items()}
-        self._backends = {name: VllmBackend(one, adapters) for name, one in each.items()}
+        servers = {name: VllmBackend(one, adapters) for name, one in each.items()}
+        assembles = settings.counts_abandoned_calls and settings.dialect == "vllm"
+        self._backends = {name: Assembled(one) if assembles else one for name, one in servers.items()}
         self._loads = {name: VllmLoad(one) for name, one in each.items()} if routing.watch.metrics else {}
         probed = self._backends if routing.watch.probe != "none" else {}
         probes = {name: OneToken(one, settings.served_model, routing.watch.probe) for name, one in probed.items()}

@@ -1,6 +1,6 @@
 """A Predict request straight to bytes: one copy of each tensor and no message object in between.
 
-The same bytes protobuf would write, about forty times faster for an image (``python -m benchmarks.inference encoding``).
+The bytes that protobuf would write, at half its time for an image (``python -m benchmarks.inference encoding``).
 """
 
 from __future__ import annotations

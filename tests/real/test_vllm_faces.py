@@ -279,6 +279,79 @@ async def test_a_plain_call_that_is_left_stops_at_once(gate: Gate, path: str) ->
     assert "tokens" not in outcome
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_tokens_of_a_plain_call_that_is_left_are_recorded_where_that_was_asked_for(
+    vllm: RunningVllm, key_file: Path, tmp_path: Path, path: str
+) -> None:
+    body = {"model": "tiny", "messages": HI, "prompt": "a", "max_tokens": 900, "temperature": 0} | ENDLESS
+    async with running_gate(vllm, key_file, tmp_path, counts_abandoned_calls=True) as gate:
+        before = await gate.metric("vllm:generation_tokens_total")
+        async with aiohttp.ClientSession(headers={"authorization": f"Bearer {gate.tokens['acme']}"}) as session:
+            asking = asyncio.ensure_future(session.post(gate.url + path, json=body))
+            await gate.until_generated(before + 10)
+            asking.cancel()
+            await asyncio.wait([asking])
+            assert await gate.until_running(0) < STOPS_WITHIN_S
+        generated = await gate.metric("vllm:generation_tokens_total") - before
+        (outcome,) = await gate.outcomes(1)
+    assert outcome["status"] == "cancelled"
+    assert 0 < outcome["tokens"]["out"] <= generated < 900
+    assert outcome["tokens"]["in"] > 0
+
+
+ASKED_BOTH_WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a chat": ("chat/completions", {"messages": HI, "max_tokens": 12}),
+    "log probabilities": ("chat/completions", {"messages": HI, "max_tokens": 5, "logprobs": True, "top_logprobs": 2}),
+    "a tool call": (
+        "chat/completions",
+        {
+            "messages": HI,
+            "max_tokens": 300,
+            "temperature": 1.0,  # the likeliest next token of a model that means nothing is white space, for ever
+            "tools": [{"type": "function", "function": {"name": "weather", "parameters": CITY}}],
+            "tool_choice": "required",
+        },
+    ),
+    "a completion": ("completions", {"prompt": "hello", "max_tokens": 7, "logprobs": 2}),
+    "several prompts": ("completions", {"prompt": ["hello", "you"], "max_tokens": 4}),
+    "an echo": ("completions", {"prompt": "hello", "max_tokens": 4, "echo": True}),
+    "a wrong parameter": ("completions", {"prompt": "hello", "max_tokens": 4, "temperature": -5}),
+}
+
+
+@pytest.mark.parametrize("case", ASKED_BOTH_WAYS)
+async def test_an_answer_that_was_put_together_is_the_plain_one(
+    vllm: RunningVllm, key_file: Path, tmp_path: Path, case: str
+) -> None:
+    path, body = ASKED_BOTH_WAYS[case]
+    told = []
+    for counts in (False, True):
+        folder = tmp_path / str(counts)
+        folder.mkdir()
+        async with running_gate(vllm, key_file, folder, counts_abandoned_calls=counts) as gate:
+            headers = {"authorization": f"Bearer {gate.tokens['acme']}"}
+            asked = {"model": "tiny", "temperature": 0, "seed": 1, **body}
+            async with (
+                aiohttp.ClientSession(headers=headers) as session,
+                session.post(f"{gate.url}/v1/{path}", json=asked) as answer,
+            ):
+                told.append((answer.status, answer.content_type, said_in(await answer.json())))
+            (outcome,) = await gate.outcomes(1)
+            told[-1] += (outcome.get("tokens", {}).get("out"),)
+    assert told[0] == told[1]
+
+
+def said_in(document: Any) -> Any:
+    """Without what differs between any two answers, and without fields that say nothing."""
+    if isinstance(document, dict):
+        counted = {"cached_tokens", "created_cache_tokens"}
+        kept = {name: said_in(value) for name, value in document.items() if name not in {"id", "created"} | counted}
+        if "arguments" in kept:
+            kept["arguments"] = json.loads(kept["arguments"])  # a stream keeps the white space between its parts
+        return {name: value for name, value in kept.items() if value not in (None, [], {}, "")}
+    return [said_in(each) for each in document] if isinstance(document, list) else document
+
+
 async def test_every_parameter_of_this_vllm_has_been_looked_at(gate: Gate) -> None:
     """A new vLLM brings new fields. Whoever updates it reads what they do, and lists or refuses them."""
     reviewed = json.loads(REVIEWED.read_text("utf-8"))

@@ -52,6 +52,10 @@ class Gate:
             text = await response.text()
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name + "{"))
 
+    async def until_generated(self, count: float) -> None:
+        while await self.metric("vllm:generation_tokens_total") < count:  # noqa: ASYNC110  of another process
+            await asyncio.sleep(POLL_S)
+
     async def until_running(self, count: int) -> float:
         """Seconds until the model server works on ``count`` requests."""
         began = time.monotonic()
@@ -85,7 +89,9 @@ async def running_gate(
     server: RunningVllm, key_file: Path, folder: Path, *, models: tuple[str, ...] = ("tiny",), **backend: Any
 ) -> AsyncGenerator[Gate]:
     """``backend`` is more settings of the model server."""
-    served = {"kind": "openai", "base_url": f"{server.origin}/v1", "api_key_file": key_file, **backend}
+    unprobed = {"watch": {"probe": "none"}}  # what runs at the server is what a test sent there
+    served = {"kind": "openai", "base_url": f"{server.origin}/v1", "api_key_file": key_file, "routing": unprobed}
+    served |= backend
     async with running_before(served, folder, models, server.origin) as gate:
         yield gate
 
@@ -107,6 +113,7 @@ async def running_before(
                 "commitment_key": folder / "commitment.key",
             },
             "backends": {"server": server},
+            "adaptation": {"enabled": False},  # a full machine would be throttled, as it should be
         }
     )
     tokens = {tenant: issuer.issue(Grant(subject=f"agent:{tenant}", tenant=tenant)) for tenant in TENANTS}
