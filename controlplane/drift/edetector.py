@@ -39,7 +39,7 @@ Mixture = tuple[tuple[float, float], ...]  # (times the band's odds, weight)
 HIGHEST_BAND = 0.90  # above it nothing is left to detect
 # Alternatives as multiples of the band's odds, so that they fit rare and common errors alike, each with its weight in
 # the mixture. Few, because every further one thins the others: five or six spread evenly took 3 to 4 % more rows in
-# benchmarks/drift.py. The lightest is for changes that barely leave the band, where rows are cheap and time is long.
+# benchmarks/drift. The lightest is for changes that barely leave the band, where rows are cheap and time is long.
 MIXTURE: Mixture = ((1.2, 0.1), (1.5, 0.3), (2.2, 0.3), (6.0, 0.3))
 
 

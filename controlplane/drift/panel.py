@@ -22,7 +22,7 @@ all detectors together is at least ``budget.rows_per_false_alarm``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,17 @@ from controlplane.drift.packing import Unpackable, fingerprint, pack, unpack
 from controlplane.drift.panel_settings import PanelSettings
 from controlplane.drift.verdict import Movement, Verdict
 
-__all__ = ["Budget", "DetectorStatus", "Movement", "Panel", "PanelSettings", "Reference", "Unpackable", "Verdict"]
+__all__ = [
+    "Budget",
+    "DetectorStatus",
+    "Movement",
+    "Panel",
+    "PanelSettings",
+    "Reference",
+    "Unpackable",
+    "Verdict",
+    "detectors_of",
+]
 
 FORMAT = 1
 WINDOW = "window"
@@ -76,15 +86,20 @@ class Panel:
         rows: NDArray[np.float64],
         signals: Mapping[str, NDArray[np.float64] | Reference] | None = None,
         settings: PanelSettings | None = None,
+        *,
+        elsewhere: Collection[str] = (),
     ) -> Panel:
         """Learn what is normal from reference rows (n, k), and signals, in the order of time.
+
+        ``elsewhere`` names detectors of this model that run outside of the panel and share its budget (the labelled
+        error of ``watch.py``); theirs is ``settings.budget.arl_rows(name, detectors_of(...))``.
 
         Raises:
             ValueError: rows that do not fit the names, or a signal without a single value.
         """
         settings, signals = settings or PanelSettings(), signals or {}
         reference = _matrix(rows, len(names))
-        armed = [*signals, *(_input_detectors(settings) if names else ())]
+        armed = {*detectors_of(settings, signals, has_inputs=bool(names)), *elsewhere}
         panel = cls(settings, tuple(names), None, None, {})
         for name, values in signals.items():
             panel.signals[name] = _signal(name, values, settings.budget.arl_rows(name, armed))
@@ -93,7 +108,7 @@ class Panel:
         panel._digest = fingerprint(panel.enrolment())
         return panel
 
-    def _watch_inputs(self, rows: NDArray[np.float64], armed: Sequence[str]) -> None:
+    def _watch_inputs(self, rows: NDArray[np.float64], armed: Collection[str]) -> None:
         settings = self.settings
         if settings.trigger == "evidently":
             if len(rows) < 2 * settings.window_rows:
@@ -241,8 +256,10 @@ def _part(kind: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[An
     return {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{kind}/")}
 
 
-def _input_detectors(settings: PanelSettings) -> tuple[str, ...]:
-    return (WINDOW,) if settings.trigger == "evidently" else (*SCALES, MISSING)
+def detectors_of(settings: PanelSettings, signals: Iterable[str], *, has_inputs: bool = True) -> set[str]:
+    """The detectors that a panel with these ``signals`` arms: those who share its budget."""
+    inputs = {WINDOW} if settings.trigger == "evidently" else {*SCALES, MISSING}
+    return {*signals, *(inputs if has_inputs else ())}
 
 
 def _signal(name: str, values: NDArray[np.float64] | Reference, arl_rows: float) -> Signal:

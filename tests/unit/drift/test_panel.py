@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from controlplane.drift.panel import Budget, Panel, PanelSettings, Reference, Unpackable, Verdict
+from controlplane.drift.panel import Budget, Panel, PanelSettings, Reference, Unpackable, Verdict, detectors_of
 
 Rows = NDArray[np.float64]
 NAMES = [f"c{j}" for j in range(30)]
@@ -157,6 +157,14 @@ def test_the_false_alarm_budget_of_all_detectors_adds_up() -> None:
     rates = [1 / status.arl_rows for status in panel.status()]
     assert len(rates) == 7
     assert sum(rates) <= 1 / 100_000 * (1 + 1e-9)
+
+
+def test_a_detector_that_runs_elsewhere_has_its_part_of_the_budget() -> None:
+    signals = {name: values for name, values in SIGNALS.items() if name != "error"}
+    panel = Panel.enrol(NAMES, mixed(0, 20_000), signals, elsewhere=("error",))
+    here = sum(1 / status.arl_rows for status in panel.status())
+    there = 1 / Budget().arl_rows("error", detectors_of(PanelSettings(), SIGNALS))
+    assert here + there == pytest.approx(1 / 100_000)
 
 
 def test_a_reference_too_short_for_a_scale_leaves_it_unarmed_and_says_so() -> None:
