@@ -42,7 +42,13 @@ POLICY_EVENT = "controlplane.policy.decision"
 EXECUTE_TOOL = "execute_tool"
 
 # Our operations that the GenAI conventions name otherwise or as they are; a predict has no name there.
-GEN_AI_OPERATIONS = {"chat": "chat", "completions": "text_completion", "responses": "chat", "embeddings": "embeddings"}
+GEN_AI_OPERATIONS = {
+    "chat": "chat",
+    "completions": "text_completion",
+    "responses": "chat",
+    "messages": "chat",
+    "embeddings": "embeddings",
+}
 
 
 @dataclass(frozen=True, slots=True)
