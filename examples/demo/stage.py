@@ -137,7 +137,13 @@ class Stage:
         }
         if self.llm_url:
             served = os.environ.get("LLM_MODEL", "tiny")
-            backends["vllm"] = {"kind": "openai", "base_url": self.llm_url, "served_model": served}
+            dialect = os.environ.get("LLM_DIALECT", "vllm")  # openai for any other server
+            backends["vllm"] = {
+                "kind": "openai",
+                "base_url": self.llm_url,
+                "served_model": served,
+                "dialect": dialect,
+            }
         return backends
 
     def _monitor_settings(self) -> dict[str, Any]:
