@@ -11,6 +11,7 @@ left open is closed at the next start.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import time
 from collections import deque
@@ -18,8 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
-
-import msgspec
 
 from audit.entry import (
     ENVELOPE,
@@ -51,7 +50,7 @@ from audit.writer import Batch, Landed, Listener, Pace, Pending, Writer
 OPEN_LIMIT_S = 30.0  # a ledger that cannot be opened in this time will not be: recovery of a WAL takes seconds
 RECOVERED_LISTED = 256  # event ids named in one `recovery` record; each outcome names its own intent anyway
 TICKS_PER_LIMIT = 8  # how often, per stall limit, the oldest waiting record is looked at
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
+log = logging.getLogger(__name__)
 UNSETTLED = -1  # in the map of open intents: appended, not yet durable
 
 
@@ -64,6 +63,7 @@ class SqliteLedger:
         self._reader = LedgerReader(settings.path)
         self._trouble: str | None = "closed"
         self._head = LedgerHead(0, EMPTY_ROOT, "")
+        self._listeners: list[Callable[[Record], None]] = []
         self._waiting: deque[Pending] = deque()
         self._open: dict[str, int] = {}
         self._owed: deque[Pending] = deque()
@@ -97,6 +97,13 @@ class SqliteLedger:
             await self.close()
             self._store.close()
             raise
+
+    def listen(self, listener: Callable[[Record], None]) -> None:
+        """Tell ``listener`` of every record from now on: once it is durable, in the order of the log, on the loop.
+
+        It MUST return at once; one that raises is logged and hurts nobody.
+        """
+        self._listeners.append(listener)
 
     async def append(
         self,
@@ -244,7 +251,8 @@ class SqliteLedger:
         if opens and event_id in self._open:
             raise IntentAlreadyOpen(event_id)
         item = Pending(event_id, kind, time.time_ns() // 1_000_000, b"", opens=opens, closes=closes)
-        item.body = canonical({**body, **self._envelope(item)})
+        item.said = {**body, **self._envelope(item)}
+        item.body = canonical(item.said)
         if opens:
             self._open[event_id] = UNSETTLED
         if closes is not None:
@@ -317,6 +325,7 @@ class SqliteLedger:
             self._head = batch.head
             for item, landed in batch.landed():
                 self._land(item, landed)
+                self._tell(item, landed)
         for item in batch.taken:
             if batch.head is None or item.is_unwritten:
                 self._fail(item, batch.reason or "stalled")
@@ -334,6 +343,13 @@ class SqliteLedger:
             item.future.set_result(landed)
         elif item.opens:
             self._abandon(item.event_id)
+
+    def _tell(self, item: Pending, landed: Landed) -> None:
+        for listener in self._listeners:
+            try:
+                listener(Record(landed.index, landed.leaf_hash, item.body, item.said))
+            except Exception:
+                log.exception("a listener to the ledger failed")
 
     def _fail(self, item: Pending, reason: str) -> None:
         """The item is not in the log. A probe ends here too: it is never written."""
@@ -399,7 +415,8 @@ class SqliteLedger:
         """A record written late keeps its time, but takes its place in this node's sequence."""
         self._node_seq += 1
         item.is_dropped = False
-        item.body = canonical({**_decode(item.body), "node_seq": self._node_seq, "late": True})
+        item.said = {**item.said, "node_seq": self._node_seq, "late": True}
+        item.body = canonical(item.said)
 
 
 def _set_result(future: asyncio.Future[Any], result: object) -> None:

@@ -10,8 +10,9 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from audit.checkpoint import Signer, open_checkpoint
 from audit.entry import LedgerHead
@@ -28,6 +29,7 @@ class Pending:
     kind: str
     time_ms: int
     body: bytes
+    said: Mapping[str, Any] = field(default_factory=dict)  # what ``body`` says
     future: asyncio.Future[Landed] | None = None
     since_s: float = 0.0
     opens: bool = False

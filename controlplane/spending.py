@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from audit import AuditUnavailable, LedgerReader
+from audit import AuditUnavailable, LedgerReader, Record
 from controlplane.calls import Principal
 from controlplane.clock import Clock
 from controlplane.console.cost_views import BudgetView, CostView
@@ -24,6 +24,9 @@ from controlplane.policy import BundlePolicy
 from controlplane.policy.attributes import subject_attributes
 from controlplane.telemetry.metrics import Metrics
 
+Listen = Callable[[Callable[[Record], None]], None]
+"""``audit.SqliteLedger.listen``."""
+
 READ_S = 5.0
 SAVE_S = 60.0
 TEAM = "team"
@@ -31,7 +34,8 @@ log = logging.getLogger(__name__)
 
 
 class Spending:
-    """One gateway's. ``store`` keeps budgets; None: this process does.
+    """One gateway's. ``store`` keeps budgets; None: this process does. ``listen`` tells of every record of the ledger;
+    without it the ledger is read on and on.
 
     ``prices`` is ``Gateway.price``; ``keeper`` is ``Gateway.budget`` and one of the observers; this is the console's
     ``CostsView``. ``begin`` before the first call, ``keep`` until the end.
@@ -47,8 +51,10 @@ class Spending:
         ledger: Path,
         state: Path,
         store: BudgetStore | None = None,
+        listen: Listen | None = None,
     ) -> None:
         self._settings, self._metrics, self._clock, self._ledger, self._state = settings, metrics, clock, ledger, state
+        self._listen = listen
         self._store = store or MemoryBudgets(settings.max_accounts)
         self._budgets = Budgets(self._store, settings.warn_ratio, self._warned, settings.max_accounts)
         self._book: CostBook | None = None
@@ -61,7 +67,11 @@ class Spending:
 
         A shared store that cannot be told now is told as soon as it can be; it refuses calls with a budget until then.
         """
-        await anyio.to_thread.run_sync(self._open)
+        book = await anyio.to_thread.run_sync(self._open)
+        if self._listen is not None:
+            self._listen(book.learn)
+        await anyio.to_thread.run_sync(book.catch_up)
+        self._book = book
         await self._restore(self._opened.spent(self._clock.wall()))
 
     async def keep(self) -> None:
@@ -108,11 +118,15 @@ class Spending:
             raise AuditUnavailable("closed")
         return self._book
 
-    def _open(self) -> None:
+    def _open(self) -> CostBook:
         settings, file = self._settings, self._state / "costs.json"
-        book = CostBook(LedgerReader(self._ledger), file=file, max_rows=settings.max_rows, max_runs=settings.max_runs)
-        book.catch_up()
-        self._book = book
+        return CostBook(
+            LedgerReader(self._ledger),
+            file=file,
+            max_rows=settings.max_rows,
+            max_runs=settings.max_runs,
+            hears=self._listen is not None,
+        )
 
     async def _heal(self) -> None:
         """A shared store that lost its memory gets it back. Calls under way are left out: they may end meanwhile."""

@@ -2,16 +2,18 @@
 
 The ledger alone is the truth; the book is a fold over it that can be thrown away and made again. A snapshot beside it
 saves reading everything at each start, and is believed only when the ledger still holds the record it ends with.
-Blocking: call from a thread. Raises ``audit.AuditUnavailable`` when the ledger cannot be read.
+Whoever is told of every record (``learn``) reads the ledger at its start only, and again where a record was missed.
+Blocking, but for ``learn``: call from a thread. Raises ``audit.AuditUnavailable`` when the ledger cannot be read.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
@@ -29,6 +31,8 @@ ASKED_RUNGS = frozenset({"", "primary", "cached", "cache"})
 SAVED_RUNGS = frozenset({"cached", "cache"})
 OTHERS = "_others"
 BATCH = 2_000
+HEARD_AT_MOST = 4_096  # records that wait while the book is read or reported; what is lost here is read from the ledger
+DAY_MS = 86_400_000
 SNAPSHOT_VERSION = 1
 
 
@@ -55,8 +59,15 @@ class Sums(msgspec.Struct):
     saved: int = 0
 
     def add(self, other: Sums) -> None:
-        for name in self.__struct_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.calls += other.calls
+        self.micro_usd += other.micro_usd
+        self.saved_micro_usd += other.saved_micro_usd
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
+        self.cached_tokens += other.cached_tokens
+        self.energy_uwh += other.energy_uwh
+        self.estimated += other.estimated
+        self.saved += other.saved
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -97,13 +108,22 @@ class Row:
 
 
 class CostBook:
-    """``file`` is where the snapshot goes; None keeps none."""
+    """``file`` is where the snapshot goes; None keeps none. ``hears``: ``learn`` is told of every record."""
 
     def __init__(
-        self, ledger: Ledger, *, file: Path | None = None, max_rows: int = 100_000, max_runs: int = 10_000
+        self,
+        ledger: Ledger,
+        *,
+        file: Path | None = None,
+        max_rows: int = 100_000,
+        max_runs: int = 10_000,
+        hears: bool = False,
     ) -> None:
+        self._hears = hears
         self._ledger, self._file, self._max_rows, self._max_runs = ledger, file, max_rows, max_runs
         self._lock = Lock()
+        self._heard: deque[Record] = deque(maxlen=HEARD_AT_MOST)
+        self._is_complete = False  # nothing was missed between the record read last and the first one heard
         self._forget()
         self._restore()
 
@@ -112,18 +132,26 @@ class CostBook:
         """The ledger record that was read last; -1 before the first."""
         return self._index
 
+    def learn(self, record: Record) -> None:
+        """See ``audit.SqliteLedger.listen``. Never waits: what comes while others use the book is taken up later."""
+        self._heard.append(record)
+        if self._is_complete and self._lock.acquire(blocking=False):
+            try:
+                self._take_up()
+            finally:
+                self._lock.release()
+
     def catch_up(self, limit: int | None = None) -> bool:
-        """Read on, ``limit`` records at most. True when nothing was left to read."""
-        left = limit
+        """Know everything, after reading ``limit`` records at most. True when nothing was left to read."""
         with self._lock:
-            while left is None or left > 0:
-                records = self._ledger.read(self._index, BATCH if left is None else min(BATCH, left))
-                for record in records:
-                    self._fold(record)
-                left = None if left is None else left - len(records)
-                if not records:
-                    return True
-        return False
+            if self._is_complete:
+                self._take_up()
+            if not self._is_complete:
+                if not self._read_on(limit):
+                    return False
+                self._is_complete = self._hears
+                self._take_up()
+        return True
 
     def report(
         self, by: Iterable[str], tenants: Iterable[str] | None = None, since: str = "", until: str = ""
@@ -182,6 +210,27 @@ class CostBook:
         self._runs: OrderedDict[tuple[str, str], Sums] = OrderedDict()
         self._accounts: dict[Account, int] = {}
         self._opened: dict[str, Opened] = {}
+
+    def _read_on(self, limit: int | None) -> bool:
+        left = limit
+        while left is None or left > 0:
+            records = self._ledger.read(self._index, BATCH if left is None else min(BATCH, left))
+            for record in records:
+                self._fold(record)
+            left = None if left is None else left - len(records)
+            if not records:
+                return True
+        return False
+
+    def _take_up(self) -> None:
+        """What was heard, up to a gap: from there on the ledger is read."""
+        while self._heard:
+            record = self._heard.popleft()
+            if record.index > self._index + 1:
+                self._is_complete = False
+                return
+            if record.index > self._index:
+                self._fold(record)
 
     def _fold(self, record: Record) -> None:
         self._index, self._leaf_hash = record.index, record.leaf_hash
@@ -249,7 +298,7 @@ def opened_by(record: Record) -> Opened | None:
     name = str(action.get("name", ""))
     if action.get("kind") != "infer" or not name.startswith(MODEL):
         return None
-    day = datetime.fromtimestamp(record.time_ms / 1000, UTC).strftime("%Y-%m-%d")
+    day = _day(record.time_ms // DAY_MS)
     tenant = str(principal.get("tenant", ""))
     key = Key(day, tenant, str(principal.get("subject", "")), name.removeprefix(MODEL))
     trace_id = str(body.get("trace", {}).get("traceparent", ""))[3:35]
@@ -258,6 +307,11 @@ def opened_by(record: Record) -> Opened | None:
         if duty.get("name") == "budget" and "held_micro_usd" in duty.get("parameters", {}):
             held, accounts = duty["parameters"]["held_micro_usd"], list(_accounts(duty["parameters"], tenant))
     return Opened(key, trace_id, accounts, held)
+
+
+@lru_cache(maxsize=64)
+def _day(number: int) -> str:
+    return datetime.fromtimestamp(number * DAY_MS // 1000, UTC).strftime("%Y-%m-%d")
 
 
 def _accounts(duty: Mapping[str, Any], tenant: str) -> Iterator[Account]:

@@ -16,6 +16,7 @@ from audit import (
     LedgerCorrupt,
     LedgerInUse,
     LedgerReader,
+    Record,
     RecordRefused,
     SqliteLedger,
     new_event_id,
@@ -54,6 +55,24 @@ async def test_an_acknowledged_record_is_stored_hashed_and_signed(ledger: Sqlite
     checkpoint = open_checkpoint(receipt.checkpoint, VerifierKey.parse(ledger.verifier_key))
     assert checkpoint.size > receipt.index
     assert (ledger.head.size, ledger.head.root) == (checkpoint.size, checkpoint.root)
+
+
+async def test_a_listener_is_told_of_what_is_durable_in_the_order_of_the_log(
+    ledger: SqliteLedger, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[Record] = []
+
+    def broken(record: Record) -> None:
+        raise RuntimeError(record.kind)
+
+    ledger.listen(broken)
+    ledger.listen(heard.append)
+    already = ledger.head.size
+    await asyncio.gather(*(ledger.append("note", {"number": number}) for number in range(20)))
+    intent = await ledger.append("intent", {"call": {}}, opens=True)
+    await ledger.append("outcome", {"outcome": {}}, closes=intent.event_id)
+    assert heard == ledger.read(already - 1)
+    assert "a listener to the ledger failed" in caplog.text
 
 
 async def test_concurrent_callers_share_commits_and_keep_their_order(ledger: SqliteLedger) -> None:

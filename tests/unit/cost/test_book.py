@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from audit import LedgerReader
+from audit import LedgerReader, Record
 from controlplane.cost import Account
 from controlplane.cost.book import CostBook
 from controlplane.cost.budgets import window_of
@@ -108,6 +108,64 @@ async def test_a_call_that_died_with_the_gateway_keeps_what_it_held(tmp_path: Pa
         found = book(tmp_path)
         found.catch_up()
     assert found.spent(NOW) == {ACCOUNT: 500}
+
+
+class Counting(LedgerReader):
+    """Counts how often the file was looked into."""
+
+    looks = 0
+
+    def read(self, *args: Any, **more: Any) -> list[Record]:
+        self.looks += 1
+        return super().read(*args, **more)
+
+
+async def test_who_is_told_of_every_record_reads_the_ledger_once_and_knows_the_same(tmp_path: Path) -> None:
+    async with written(tmp_path) as ledger:
+        await ledger.call(1, run="c" * 32)
+        reader = Counting(ledger_settings(tmp_path).path)
+        told = CostBook(reader, hears=True)
+        ledger.ledger.listen(told.learn)
+        await ledger.call(2)  # heard, and read as well
+        assert told.catch_up()
+        looks = reader.looks
+        await ledger.end(await ledger.begin(budget=HELD), 30)
+        await ledger.call(4, model="/tool/refund")
+        await ledger.begin(budget=HELD)
+        assert told.catch_up()
+        assert reader.looks == looks
+        read = book(tmp_path)
+        read.catch_up()
+        assert told.report(("day", "agent", "model")) == read.report(("day", "agent", "model"))
+        assert told.spent(NOW) == read.spent(NOW) == {ACCOUNT: 530}
+        assert told.index == read.index
+        assert told.run("acme", "c" * 32) == read.run("acme", "c" * 32)
+
+
+async def test_a_record_that_was_not_heard_is_read(tmp_path: Path) -> None:
+    async with written(tmp_path) as ledger:
+        told = book(tmp_path, hears=True)
+        told.catch_up()
+        await ledger.call(1)
+        ledger.ledger.listen(told.learn)
+        await ledger.call(2)
+        assert totals(told) == {}, "there is a gap"
+        assert told.catch_up()
+        assert totals(told) == {(): 3}
+        await ledger.call(4)
+        assert totals(told) == {(): 7}, "complete again"
+
+
+async def test_what_comes_while_the_book_is_in_use_is_taken_up_later(tmp_path: Path) -> None:
+    async with written(tmp_path) as ledger:
+        told = book(tmp_path, hears=True)
+        told.catch_up()
+        ledger.ledger.listen(told.learn)
+        with told._lock:
+            await ledger.call(1)  # would never end if it waited
+        assert totals(told) == {}
+        assert told.catch_up()
+        assert totals(told) == {(): 1}
 
 
 async def test_a_bounded_look_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
