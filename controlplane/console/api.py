@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from audit import AuditUnavailable
 from controlplane.calls import Principal
@@ -20,9 +21,14 @@ from controlplane.console.adapters import AdaptersApi
 from controlplane.console.calls import CallHistory, CallPage, CallView, tenant_of
 from controlplane.console.changes import Changes
 from controlplane.console.costs import CostsApi
+from controlplane.console.drift import DriftApi
+from controlplane.console.frame import Frame
 from controlplane.console.guard import Guard, GuardedRoute, permission
 from controlplane.console.headers import SafeHeaders
+from controlplane.console.ledger_pages import LedgerPages
+from controlplane.console.model_pages import ModelPages
 from controlplane.console.observations import ObservationsApi
+from controlplane.console.operating_pages import OperatingPages
 from controlplane.console.pages import Pages
 from controlplane.console.ports import (
     BreakerView,
@@ -168,13 +174,26 @@ def build(
         app.include_router(AdaptersApi(ports.adapters, changes).router())
     if ports.costs is not None:
         app.include_router(CostsApi(ports.costs, ports.sees).router())
-    pages = Pages(ports, changes, guard, settings, app.openapi)
-    app.router.routes.extend(pages.routes())
+    if ports.drift is not None:
+        app.include_router(DriftApi(ports.drift).router())
+    app.router.routes.extend(_pages(ports, changes, guard, settings, app.openapi))
     for known in (ConsoleError, AuditUnavailable, RequestValidationError, HTTPException):
         app.add_exception_handler(known, _answer_problem)
     app.add_exception_handler(Exception, _answer_unforeseen)
     app.add_middleware(SafeHeaders)
     return app
+
+
+def _pages(
+    ports: ConsolePorts, changes: Changes, guard: Guard, settings: ConsoleSettings, describe: Callable[[], Any]
+) -> list[BaseRoute]:
+    links = {"/console": "Overview", "/console/models": "Models", "/console/reviews": "Reviews"}
+    links |= {"/console/adaptation": "Adaptation"} if ports.adaptation is not None else {}
+    links |= {"/console/costs": "Costs"} if ports.costs is not None else {}
+    frame = Frame(ports.authorize, guard, settings, links | {"/console/calls": "Calls"})
+    rooms = (LedgerPages(ports, frame), ModelPages(ports, frame), OperatingPages(ports, frame))
+    main = Pages(ports, changes, frame, settings, describe)
+    return [route for room in (*rooms, main) for route in room.routes()]
 
 
 async def _answer_problem(_: Request, error: Exception) -> Response:

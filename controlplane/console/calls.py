@@ -72,16 +72,30 @@ Sees = Callable[[str], bool]
 """Whether the reader may see calls of a tenant."""
 
 
+def _everything(_record: Record) -> bool:
+    return True
+
+
 class CallHistory:
     """Blocking: call from a thread. Raises ``audit.AuditUnavailable`` when the ledger cannot be read."""
 
     def __init__(self, ledger: LedgerView) -> None:
         self._ledger = ledger
 
-    def page(self, sees: Sees, limit: int, before: int | None = None) -> CallPage:
+    def page(
+        self,
+        sees: Sees,
+        limit: int,
+        before: int | None = None,
+        *,
+        fits: Callable[[Record], bool] = _everything,
+        scan: int = SCAN_LIMIT,
+    ) -> CallPage:
+        """``fits`` says which calls are wanted; at most ``scan`` records are looked at."""
         high = self._ledger.head().size if before is None else before
-        floor = max(0, high - SCAN_LIMIT)
-        seen = (record for record in self._downwards(high, floor, limit * 4) if sees(tenant_of(record)))
+        floor = max(0, high - scan)
+        span = limit * 4
+        seen = (each for each in self._downwards(high, floor, span) if sees(tenant_of(each)) and fits(each))
         found = list(islice(seen, limit))
         reached = found[-1].index if len(found) == limit else floor
         outcomes = self._outcomes(found)

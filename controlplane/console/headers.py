@@ -1,4 +1,7 @@
-"""What every answer of the console tells the browser: trust nothing but us, keep nothing, frame nothing."""
+"""What every answer of the console tells the browser: trust nothing but us, keep nothing, frame nothing.
+
+An answer that says otherwise for itself (a report, which is a page from elsewhere) is taken at its word.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class SafeHeaders:
                 headers = MutableHeaders(scope=message)
                 headers.setdefault("cache-control", "no-store")
                 for name, value in HEADERS.items():
-                    headers[name] = value
+                    headers.setdefault(name, value)
             await send(message)
 
         await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from audit import LedgerHead, Record
 from controlplane.calls import Principal, RuleRef
 from controlplane.console.cost_views import CostsView
+from controlplane.console.drift_views import DriftView
 from controlplane.console.review_views import ReviewControl
 
 
@@ -230,6 +231,55 @@ class SelectionControl(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaShown:
+    """One server of a backend as calls meet it. None: it does not say."""
+
+    backend: str
+    name: str
+    models: tuple[str, ...]
+    state: str
+    reason: str = ""
+    in_flight: int = 0
+    waiting: int | None = None
+    running: int | None = None
+    kv_ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptedShown:
+    """A rule that is not at its normal level. ``ends_on`` is the word of a person that ends it, "" for none."""
+
+    rule: str
+    subject: str
+    action: str
+    level: int
+    steps: int
+    ends_on: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleShown:
+    """A rule of adaptation as policy has it."""
+
+    id: str
+    for_each: str
+    description: str
+    then: str
+    steps: int
+
+
+class AdaptationControl(Protocol):
+    """What adapts now, and the rules it goes by."""
+
+    def status(self) -> Sequence[AdaptedShown]: ...
+    def rules(self) -> Sequence[RuleShown]: ...
+
+    async def tell(self, rule: str, subject: str, word: str, by: Principal) -> None:
+        """A person's word that ends a rule; recorded. Raises ``NotFound`` or ``audit.AuditUnavailable``."""
+        ...
+
+
 def same_tenant(principal: Principal, tenant: str) -> bool:
     return principal.tenant == tenant
 
@@ -253,3 +303,6 @@ class ConsolePorts:
     adapters: AdapterControl | None = None
     costs: CostsView | None = None
     reviews: ReviewControl | None = None
+    drift: DriftView | None = None
+    replicas: Callable[[], Sequence[ReplicaShown]] = list
+    adaptation: AdaptationControl | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -165,7 +165,15 @@ class Observations:
 
 
 class World:
-    def __init__(self, ledger: SqliteLedger, path: Path, settings: ConsoleSettings) -> None:
+    """``rooms`` are further ports by name, as ``costs`` and ``drift``; they are None without."""
+
+    def __init__(
+        self,
+        ledger: SqliteLedger,
+        path: Path,
+        settings: ConsoleSettings,
+        rooms: Callable[[World], Mapping[str, Any]] = lambda _: {},
+    ) -> None:
         self.ledger, self.breakers, self.models = ledger, Breakers(), Models()
         self.policy, self.labels = PolicyStatus(), list[OutcomeLabel]()
         self.asked: list[tuple[str, str, str]] = []
@@ -184,6 +192,7 @@ class World:
             policy_status=lambda: self.policy,
             observations=Observations(),
             take_outcomes=self.labels.extend,
+            **rooms(self),
         )
         self.app = build(ports, settings, monotonic=lambda: self.now_s)
 
@@ -260,14 +269,16 @@ def intent_body(denied: bool, subject: str = "agent:analyst", tenant: str = "acm
 
 
 @asynccontextmanager
-async def world(folder: Path, **changes: Any) -> AsyncGenerator[World]:
+async def world(
+    folder: Path, rooms: Callable[[World], Mapping[str, Any]] = lambda _: {}, **changes: Any
+) -> AsyncGenerator[World]:
     settings = AuditSettings(
         path=folder / "ledger.sqlite", signing_key=folder / "signing.key", commitment_key=folder / "commitment.key"
     )
     ledger = SqliteLedger(settings)
     await ledger.open()
     try:
-        yield World(ledger, settings.path, ConsoleSettings(secure_cookie=False, **changes))
+        yield World(ledger, settings.path, ConsoleSettings(secure_cookie=False, **changes), rooms)
     finally:
         await ledger.close()
         await asyncio.sleep(0)

@@ -1,0 +1,74 @@
+"""Times, amounts and states as people read them; filters of the templates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+GOOD, BUSY, BAD = "good", "busy", "bad"
+TONES = {
+    **dict.fromkeys(("closed", "ok", "allow", "ready", "HEALTHY", "PROMOTED"), GOOD),
+    **dict.fromkeys(
+        ("half_open", "running", "cancelled", "LEARNING", "RETRAINING", "SHADOW", "CANARY", "WARN", "ROLLED_BACK"), BUSY
+    ),
+    **dict.fromkeys(
+        ("open", "held", "error", "timeout", "deny", "unknown", "ejected", "isolated", "DEGRADED", "DATA_FAULT"), BAD
+    ),
+}
+"""How a state looks; what is not listed looks like nothing in particular."""
+
+UNITS = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"))
+
+
+def tone(state: str) -> str:
+    return TONES.get(str(state), "")
+
+
+def clock(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%H:%M:%S")
+
+
+def day(time_ms: float) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def milliseconds(microseconds: int) -> str:
+    value = microseconds / 1000
+    return f"{value:.1f} ms" if value < 100 else f"{value:,.0f} ms"  # noqa: PLR2004  three digits are enough
+
+
+def short(value: float) -> str:
+    """Three digits and a unit: 1.23k, 45.6M."""
+    for size, unit in UNITS:
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}" if abs(value) < 1_000 * size else f"{value:.2e}"
+    return f"{value:.3g}"
+
+
+def usd(micro_usd: float) -> str:
+    """Cents where there are dollars, more digits where there are none."""
+    dollars = micro_usd / 1_000_000
+    return f"${dollars:,.2f}" if abs(dollars) >= 1 or not dollars else f"${dollars:.4f}"
+
+
+def percent(ratio: float) -> str:
+    value = 100 * ratio
+    return f"{value:.0f} %" if value >= 10 or value == int(value) else f"{value:.1f} %"  # noqa: PLR2004  two digits
+
+
+def size(count: float) -> str:
+    """Bytes."""
+    return f"{count / 1_048_576:.1f} MiB" if count >= 1_048_576 else f"{count / 1_024:.0f} KiB"  # noqa: PLR2004
+
+
+FILTERS: Mapping[str, Callable[..., Any]] = {
+    "clock": clock,
+    "day": day,
+    "ms": milliseconds,
+    "tone": tone,
+    "short": short,
+    "usd": usd,
+    "percent": percent,
+    "size": size,
+}

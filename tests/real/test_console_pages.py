@@ -1,0 +1,215 @@
+"""Every page beside the overview in a real Chromium, light and dark, full and empty; and what a report may not do."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from controlplane.console.drift_views import SentReport
+from controlplane.console.ports import AdaptedShown, LearntView, ReplicaShown, RuleShown
+from tests.real.test_console_browser import Browser, a_busy_morning, browser, pictures, served
+from tests.unit.console.rooms import MINUTE_MS, Rooms, a_month_of_costs, evidence_at
+from tests.unit.console.world import OPERATOR, World, world
+
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+pytestmark = [
+    pytest.mark.real("chromium"),
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no browser at {CHROMIUM}"),
+]
+PAGES = {
+    "models": "models",
+    "model": "models/risk",
+    "reviews": "reviews",
+    "adaptation": "adaptation",
+    "costs": "costs",
+    "calls": "calls",
+}
+STEPS = 400
+CURIOUS = b"""<!doctype html><html><body><h1>Report</h1><p id="said">nothing ran</p><script>
+const said = [];
+const attempt = (name, act) => { try { act(); said.push(name + ' done'); } catch { said.push(name + ' refused'); } };
+attempt('cookie', () => document.cookie);
+attempt('parent', () => parent.document.title);
+attempt('storage', () => localStorage.length);
+fetch('/api/calls').then(() => said.push('fetch done'), () => said.push('fetch refused'))
+  .finally(() => { document.getElementById('said').textContent = said.join(', '); });
+</script></body></html>"""
+
+
+async def a_model_in_trouble(console: World) -> None:
+    known, now_ms = console.models.known, round(time.time() * 1000)
+    known["risk"] = replace(
+        known["risk"],
+        task="tabular-classification",
+        canary_percent=10,
+        shadow_version=2,
+        shadow_percent=25,
+        state="DEGRADED",
+        state_reason="risk_left_band",
+        state_version=1,
+        state_since_ms=now_ms - 40 * MINUTE_MS,
+    )
+    moves = (
+        ("LEARNING", "HEALTHY", "reference_learnt"),
+        ("HEALTHY", "WARN", "suspected"),
+        ("WARN", "HEALTHY", "quiet"),
+        ("HEALTHY", "DEGRADED", "risk_left_band"),
+    )
+    evidence = {"detector": "inputs_50", "streams": "age,income", "evidence_log10_milli": 5_020, "since_row": 11_992}
+    for number, (source, target, reason) in enumerate(moves):
+        drift = {"key": f"k{number}", "model": "risk", "version": 1, "from": source, "to": target, "reason": reason}
+        await console.ledger.append(
+            "drift.transition", {"drift": drift | {"by": "service:monitor", "evidence": evidence if number else {}}}
+        )
+
+
+async def filled(console: World, rooms: Rooms, html: bytes) -> None:
+    await a_busy_morning(console)
+    await a_model_in_trouble(console)
+    rooms.servers = [
+        ReplicaShown(backend="tfs", name="10.0.0.4:8500", models=("risk", "risk-baseline"), state="ready", in_flight=3),
+        ReplicaShown(
+            backend="vllm", name="10.0.0.7:8000", models=("tiny",), state="ready", in_flight=11, waiting=2,
+            kv_ratio=0.42,
+        ),
+        ReplicaShown(
+            backend="vllm", name="10.0.0.8:8000", models=("tiny",), state="ejected", reason="stalled", in_flight=0,
+            waiting=9, kv_ratio=0.97,
+        ),
+    ]  # fmt: skip
+    rooms.selection.known = [
+        LearntView(
+            task="chat", model="tiny", accuracy_ppm=612_000, reference_ppm=870_000, answers=140, latency_ms=80.0,
+            under_review=True,
+        )
+    ]  # fmt: skip
+    rooms.adaptation.known = [
+        RuleShown(id="cpu.throttle", for_each="gateway", description="This machine is busy.", then="throttle", steps=2),
+        RuleShown(id="kv.throttle", for_each="replica", description="The KV cache is full.", then="throttle", steps=3),
+        RuleShown(id="rss.isolate", for_each="replica", description="It grows.", then="isolate", steps=1),
+    ]
+    rooms.adaptation.now = [
+        AdaptedShown(rule="kv.throttle", subject="model:tiny", action="throttle", level=2, steps=3, ends_on=""),
+        AdaptedShown(
+            rule="rss.isolate", subject="replica:10.0.0.8:8000", action="isolate", level=1, steps=1, ends_on="inspected"
+        ),
+    ]
+    assert rooms.desk is not None
+    now_ms = round(time.time() * 1000)
+    for step in range(STEPS):
+        at_ms, detectors = evidence_at(step, STEPS, now_ms)
+        rooms.desk.take_points("risk", 1, at_ms, detectors)
+    for cause in ("nightly", "alarm"):
+        report = SentReport(
+            version=1, cause=cause, columns=50, of_columns=120, drifted=2,
+            scores={"age": 812, "income": 344, "hours": 90}, html_gzip=gzip.compress(html),
+        )  # fmt: skip
+        await rooms.desk.take_report("risk", report, OPERATOR)
+
+
+def report_html() -> bytes:
+    """CONSOLE_REPORT may name a real report, to look at."""
+    given = os.environ.get("CONSOLE_REPORT")
+    return gzip.decompress(Path(given).read_bytes()) if given else CURIOUS
+
+
+async def looked_at(chromium: Browser, name: str, folder: Path) -> None:
+    page = chromium.page
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme=scheme)
+        await page.screenshot(path=folder / f"{name}-{scheme}.png", full_page=True)
+    wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0, f"{name} is wider than its window"
+
+
+@pytest.mark.parametrize("width", [1440, 480])
+async def test_every_page_fits_its_window_and_has_nothing_to_complain_about(tmp_path: Path, width: int) -> None:
+    rooms = Rooms(tmp_path, costs=a_month_of_costs())
+    async with world(tmp_path, rooms) as console, served(console) as url, browser() as chromium:
+        await filled(console, rooms, report_html())
+        await chromium.sign_in(url)
+        await chromium.page.get_by_role("heading", name="Calls").wait_for()
+        await chromium.page.set_viewport_size({"width": width, "height": 900})
+        for name, path in PAGES.items():
+            await chromium.page.goto(f"{url}/console/{path}")
+            await looked_at(chromium, f"{name}-{width}", pictures(tmp_path))
+        assert chromium.complaints == []
+
+
+async def test_pages_with_nothing_to_show_say_so(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path)
+    async with world(tmp_path, rooms) as console, served(console) as url, browser() as chromium:
+        await chromium.sign_in(url)
+        await chromium.page.get_by_role("heading", name="Calls").wait_for()
+        for name, path in PAGES.items():
+            await chromium.page.goto(f"{url}/console/{path}")
+            await looked_at(chromium, f"{name}-empty", pictures(tmp_path))
+            assert name == "models" or await chromium.page.locator(".empty").count() >= 1, name
+        assert chromium.complaints == []
+
+
+async def test_a_report_runs_its_own_scripts_and_reaches_nothing_of_ours(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path)
+    async with world(tmp_path, rooms) as console, served(console) as url, browser() as chromium:
+        await filled(console, rooms, CURIOUS)
+        await chromium.sign_in(url)
+        await chromium.page.goto(f"{url}/console/models/risk")
+        await chromium.page.locator("section", has_text="Drift reports").get_by_role("link").first.click()
+        await chromium.page.screenshot(path=pictures(tmp_path) / "report.png", full_page=True)
+        said = chromium.page.frame_locator("iframe").locator("#said")
+        await said.filter(has_text="fetch").wait_for()
+        told = await said.inner_text()
+        assert "done" not in told, told
+        assert told.count("refused") == 4
+        await chromium.page.goto(await chromium.page.locator("iframe").evaluate("frame => frame.src"))
+        alone = chromium.page.locator("#said").filter(has_text="fetch")
+        await alone.wait_for()  # opened by itself it has an origin of its own all the same
+        assert "cookie refused" in await alone.inner_text()
+        assert "fetch refused" in await alone.inner_text()
+
+
+async def test_a_person_answers_what_waits(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path)
+    async with (
+        world(tmp_path, rooms) as console,
+        served(console) as url,
+        browser(java_script_enabled=False) as chromium,
+    ):
+        await filled(console, rooms, CURIOUS)
+        page = chromium.page
+        await chromium.sign_in(url)
+        await page.goto(f"{url}/console/reviews")
+        await page.get_by_label("Let the fallback answer").check()
+        await page.get_by_label("Reason for risk").fill("labels of the branch office are late")
+        await page.get_by_role("button", name="Answer").click()
+        await page.get_by_text("labels of the branch office are late").wait_for()
+        assert rooms.reviews.said["risk"].answer == "fallback"
+        await page.get_by_label("Reason for tiny").fill("a wrong rubric was used")
+        await page.get_by_role("button", name="Let it back").click()
+        await page.get_by_text("Waiting for an answer").wait_for()
+        assert rooms.selection.cleared == [("chat", "tiny", "user:operator", "a wrong rubric was used")]
+        await page.get_by_label("Reason for replica:10.0.0.8:8000").fill("memory is fine again")
+        await page.get_by_role("button", name="Inspected").click()
+        await page.get_by_text("Waiting for an answer").wait_for()
+        assert rooms.adaptation.told == [("rss.isolate", "replica:10.0.0.8:8000", "inspected", "user:operator")]
+
+
+async def test_a_search_finds_a_call_by_its_words(tmp_path: Path) -> None:
+    async with world(tmp_path, Rooms(tmp_path)) as console, served(console) as url, browser() as chromium:
+        await a_busy_morning(console)
+        await console.call(denied=True, subject="agent:curious", name="/tool/open-the-vault")
+        await chromium.sign_in(url)
+        page = chromium.page
+        await page.goto(f"{url}/console/calls")
+        await page.get_by_label("Words").fill("curious VAULT")
+        await page.get_by_label("Decision").select_option("deny")
+        await page.get_by_role("button", name="Search").click()
+        await page.get_by_text("That is all there is.").wait_for()
+        assert await page.get_by_role("row").count() == 2
+        assert "/tool/open-the-vault" in await page.get_by_role("row").nth(1).inner_text()
+        assert chromium.complaints == []
