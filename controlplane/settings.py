@@ -26,7 +26,7 @@ from controlplane.identity.settings import IdentitySettings
 from controlplane.limits.settings import LimitSettings
 from controlplane.policy.documents import BundleError, read_document
 from controlplane.policy.settings import PolicySettings
-from controlplane.resilience.settings import BreakerSettings, FallbackSettings
+from controlplane.resilience.settings import BreakerSettings, FallbackSettings, SharingSettings
 from controlplane.response_cache.settings import ResponseCacheSettings
 from controlplane.shadow import ShadowSettings
 from controlplane.shared_state import RedisSettings
@@ -134,6 +134,7 @@ class Settings(BaseSettings):
     audit: AuditSettings = AuditSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     breaker: BreakerSettings = BreakerSettings()
+    breaker_sharing: SharingSettings = SharingSettings()
     fallback: FallbackSettings = FallbackSettings()
     response_cache: ResponseCacheSettings = ResponseCacheSettings()
     cost: CostSettings = CostSettings()
@@ -159,8 +160,9 @@ class Settings(BaseSettings):
         taken = [name for name, port in ports.items() if port and list(ports.values()).count(port) > 1]
         if taken:
             raise ValueError(f"{' and '.join(taken)} must differ")
-        if self.redis is None and (self.response_cache.shared or self.cost.shared):
-            raise ValueError("response_cache.shared and cost.shared need redis")
+        shared = [self.response_cache.shared, self.cost.shared, self.breaker_sharing.shared]
+        if self.redis is None and any(shared):
+            raise ValueError("response_cache.shared, cost.shared and breaker_sharing.shared need redis")
         return self
 
     @classmethod

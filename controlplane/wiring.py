@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from importlib.metadata import version
@@ -48,6 +49,7 @@ from controlplane.gateway.problems import Problem
 from controlplane.gateway.recorder import LedgerRecorder
 from controlplane.gateway.tracer import CallLog, Tracer
 from controlplane.gauges import Gauges
+from controlplane.held import Said, restore
 from controlplane.identity.identity import TokenIdentity
 from controlplane.identity.metadata import WELL_KNOWN_PATH, challenge, protected_resource_metadata
 from controlplane.identity.settings import IdentitySettings
@@ -118,8 +120,7 @@ class ControlPlane:
             stack.push_async_callback(self.fleet.aclose)
             await self._choices(stack, tasks)
             self.moves = ModelMoves(self.ledger, self.fleet, self.metrics)
-            await anyio.to_thread.run_sync(self.moves.resume)
-            await anyio.to_thread.run_sync(self._begin_adapting)
+            holds = await anyio.to_thread.run_sync(self._resume)
             self.observations = Observations(
                 self.settings.observations,
                 lambda call: self.fleet.version_meant(call.resource.rpartition("/")[2], call.version, call.label),
@@ -131,6 +132,7 @@ class ControlPlane:
             self.observations.listener, self.observations.guarded = language, self.fleet.guards.counts
             tasks.start_soon(language.run)
             redis = self._redis(stack)
+            self._share_breakers(tasks, redis, holds)
             self.fleet.answers = self.answers = self._answers(redis)
             await self._money(stack, tasks, redis)
             self.gateway = await self._gateway(stack, tasks)
@@ -192,6 +194,35 @@ class ControlPlane:
             fleet.deployment_of, fleet.first_version, lambda: self.policy.catalogue, fleet.identities(), fleet.breakers
         )
         return cache_parts(settings, version_of, self.metrics, self.clock, secret=secret, shared=shared)
+
+    def _resume(self) -> Mapping[tuple[str, str], Said]:
+        """What the ledger remembers: the models' states, and what is held, as it was last said."""
+        self.moves.resume()
+        self._begin_adapting()
+        moved_ms = {model: moved.at_ms for model, moved in self.moves.states.items()}
+        return restore(self.ledger, self.fleet.breakers, moved_ms)
+
+    def _share_breakers(
+        self, tasks: anyio.abc.TaskGroup, redis: Any, holds: Mapping[tuple[str, str], tuple[bool, int]]
+    ) -> None:
+        settings, breakers = self.settings.breaker_sharing, self.fleet.breakers
+        if not settings.shared:
+            return
+        from controlplane.resilience.redis_breakers import SharedBreakers  # noqa: PLC0415  as above
+
+        shared = breakers.leases = SharedBreakers(
+            redis,
+            breakers,
+            settings,
+            gateway=settings.gateway or f"{socket.gethostname()}:{os.getpid()}",
+            lease_s=self.settings.breaker.probe_lease_s,
+            monotonic=self.clock.monotonic,
+            wall=self.clock.wall,
+            reached=self.metrics.observe_breakers_shared,
+            append=self.ledger.append,
+        )
+        shared.begin(holds)
+        tasks.start_soon(shared.keep)
 
     async def _money(self, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup, redis: Any) -> None:
         settings, store = self.settings.cost, None

@@ -1,4 +1,5 @@
 # ruff: noqa: INP001  a script beside its output, not a package
+# long: a table of panels
 """Writes overview.json, the Grafana board. Run it after a change: ``python dashboards/generate.py``.
 
 Plain Python and a table of panels. A test compares the committed file with what this writes; other tests parse every
@@ -307,9 +308,12 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         (
             Panel(
                 "Breaker states",
-                "1 for the state each breaker is in.",
+                "1 for the state each breaker is in; and gateways that cannot share theirs, each deciding alone.",
                 "short",
-                (("max by (upstream, state) (controlplane_breaker_state) == 1", "{{upstream}} {{state}}"),),
+                (
+                    ("max by (upstream, state) (controlplane_breaker_state) == 1", "{{upstream}} {{state}}"),
+                    ("controlplane_breakers_shared == 0", "{{instance}} not shared"),
+                ),
                 "state-timeline",
             ),
             Panel(

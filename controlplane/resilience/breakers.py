@@ -74,9 +74,15 @@ class Breakers:
         self._hold_listeners.append(listener)
 
     def add(self, name: str, settings: BreakerSettings) -> CircuitBreaker:
-        """A breaker that is there from the start, has settings of its own and is never forgotten."""
+        """A breaker that is there from the start, has settings of its own and is never forgotten.
+
+        Holds that were placed before on its name stay.
+        """
+        before = self._known.get(name)
         breaker = self._known[name] = CircuitBreaker(name, settings, jitter=self._jitter, listener=self._announce)
         self._lasting.add(name)
+        for reason in () if before is None else before.holds:
+            breaker.hold(reason, self._now())
         return breaker
 
     def of(self, target: str, version: int | None = None, label: str | None = None) -> CircuitBreaker:

@@ -51,6 +51,7 @@ LESSONS: Mapping[str, Verdict] = MappingProxyType(
         "invalid_answer": FAILED,
         "redirect_refused": FAILED,
         "truncated": FAILED,
+        "untranslatable": FAILED,
         # it failed, as gRPC says it; HTTP's are upstream_500 and so on, and fail by their family
         "aborted": FAILED,
         "data_loss": FAILED,

@@ -58,3 +58,24 @@ class FallbackSettings(BaseModel, frozen=True, extra="forbid"):
         lt=1,
         description="Share of the deadline kept for the next rung while a call that is not streamed tries this one.",
     )
+
+
+class SharingSettings(BaseModel, frozen=True, extra="forbid"):
+    """What several gateways before the same backends tell each other. Each still decides for itself."""
+
+    shared: bool = Field(
+        default=False, description="Whether holds are shared through Redis, and gateways probe in turn."
+    )
+    gateway: str = Field(
+        default="", description="This gateway's name in what it tells the others; empty: its host and process."
+    )
+    deadline_ms: float = Field(
+        default=50.0,
+        gt=0,
+        le=5000,
+        description="Milliseconds that Redis may take to answer; later the gateway decides alone.",
+    )
+    pause_s: float = Field(default=1.0, gt=0, description="Seconds that Redis is left alone after it was no use.")
+    sync_s: float = Field(
+        default=2.0, gt=0, description="Seconds between two readings of all holds, besides those that are announced."
+    )

@@ -175,6 +175,9 @@ class Metrics:
         self._breaker_transitions = self._counter(
             "breaker_transitions_total", "Changes of a breaker's state.", "upstream", "to"
         )
+        self._breakers_shared = self._gauge(
+            "breakers_shared", "1 while breakers are shared through a store, 0 while it cannot be reached.", "store"
+        )
         self._declare_replicas()
         self._fallbacks = self._counter(
             "fallback_answers_total", "Answers that did not come from the first choice.", "model", "rung"
@@ -415,6 +418,11 @@ class Metrics:
         """The state a breaker is in (``closed``, ``open``, …); before anything is told it counts as closed."""
         if (self._breaker_state.enter(upstream, state) or CLOSED) != state:
             self._breaker_transitions.child(upstream, state).inc()
+
+    @fails_open
+    def observe_breakers_shared(self, is_reached: bool) -> None:
+        """Whether what other gateways hold is known here. Never told by a gateway that is alone."""
+        self._breakers_shared.child("redis").set(is_reached)
 
     @fails_open
     def observe_replica(
