@@ -1,0 +1,1 @@
+"""The drift detectors against their targets and against Evidently, river and NannyML, on the same rows."""
