@@ -1,11 +1,12 @@
-"""The Evidently report beside a verdict: ``python -m controlplane.drift.report ROWS OUT BYTES``.
+"""The Evidently report beside a verdict: ``python -I report.py ROWS OUT BYTES``, in whatever environment has Evidently.
 
 A process of its own: the library takes seconds and hundreds of megabytes to import, and may fail, without anybody
 waiting for it. It explains a verdict and never makes one: its drift scores depend on the window size, flag harmless
 shifts, and are blind to a change of the labels' meaning.
 
 ``ROWS`` is an ``.npz`` with ``reference`` and ``current`` (rows, features) and ``names`` (features). Two files are
-written into ``OUT``: ``report.html.gz`` and ``scores.json``.
+written into ``OUT``: ``report.html.gz`` and ``scores.json``. How it ended stands in the exit status, see ``EXITS``.
+Run by its path, it imports nothing of ours, so that its environment needs nothing but Evidently.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 FEW_VALUES = 5  # up to so many distinct values a column counts as categorical, as the library itself has it
+NOT_INSTALLED, OUT_OF_MEMORY = 3, 4
+EXITS = {NOT_INSTALLED: "not_installed", OUT_OF_MEMORY: "out_of_memory"}
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Every thread of a linear algebra library sets address space aside, which the memory limit counts."""
 
 
 def scores_of(run: dict[str, Any]) -> dict[str, Any]:
@@ -39,6 +42,7 @@ def scores_of(run: dict[str, Any]) -> dict[str, Any]:
 
 def write_report(rows: Path, out: Path) -> dict[str, Any]:
     # Imported late: after the memory limit is set, and only where the extra is installed. None of them has types.
+    import numpy as np  # noqa: PLC0415
     import pandas as pd  # type: ignore[import-untyped]  # noqa: PLC0415
     from evidently import DataDefinition, Dataset, Report  # type: ignore[import-untyped]  # noqa: PLC0415
     from evidently.presets import DataDriftPreset  # type: ignore[import-untyped]  # noqa: PLC0415
@@ -63,12 +67,21 @@ def write_report(rows: Path, out: Path) -> dict[str, Any]:
     return scores
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     rows, out, memory_bytes = Path(arguments[0]), Path(arguments[1]), int(arguments[2])
+    os.environ |= {"DO_NOT_TRACK": "1"} | dict.fromkeys(ONE_THREAD, "1")
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    os.environ["DO_NOT_TRACK"] = "1"
-    write_report(rows, out)
+    try:
+        write_report(rows, out)
+    except MemoryError as error:
+        sys.stderr.write(f"out of memory: {error}\n")
+        return OUT_OF_MEMORY
+    except ImportError as error:
+        is_memory = "failed to map" in str(error) or "allocate memory" in str(error)
+        sys.stderr.write(f"cannot be imported: {error}\n")
+        return OUT_OF_MEMORY if is_memory else NOT_INSTALLED
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

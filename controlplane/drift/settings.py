@@ -39,9 +39,17 @@ class WatchSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class ReportSettings(BaseModel, frozen=True, extra="forbid"):
-    """The Evidently report beside a verdict. It explains; it never decides."""
+    """The Evidently report beside a verdict, and every night. It explains; it never decides."""
 
     enabled: bool = Field(default=True, description="Whether a report is made when a verdict falls.")
+    nightly_hour_utc: int | None = Field(
+        default=2, ge=0, le=23, description="Hour at which every watched model gets a report; null: only on alarm."
+    )
+    python: str = Field(
+        default="", description="Interpreter of the environment that has Evidently; empty: the monitor's own."
+    )
     timeout_s: float = Field(default=120.0, gt=0, description="Seconds after which the report is given up.")
-    memory_bytes: int = Field(default=2 * 2**30, gt=0, description="Address space of the report's process, in bytes.")
-    rows: int = Field(default=5_000, ge=100, description="At most so many reference rows and so many current rows.")
+    memory_bytes: int = Field(default=2**30, gt=0, description="Address space of the report's process, in bytes.")
+    columns: int = Field(default=50, ge=1, le=300, description="At most so many columns, those that moved most.")
+    reference_rows: int = Field(default=10_000, ge=100, description="At most so many rows of what was normal.")
+    rows: int = Field(default=5_000, ge=100, description="At most so many current rows.")

@@ -80,6 +80,12 @@ class Watch:
         """The verdict on this version's risk has been given; it is given once."""
         return self._detector is not None and self._detector.alarmed
 
+    @property
+    def standing(self) -> tuple[float, float, float] | None:
+        """(evidence, the threshold at which it is a verdict, the band), None while the reference is being learnt."""
+        detector = self._detector
+        return None if detector is None else (detector.evidence, 1 / detector.alpha, detector.band)
+
     def _finds_a_seat(self, principal: str) -> bool:
         """Whether a row of ``principal`` counts: at most so many of one principal in a block."""
         if principal in self._set_aside:

@@ -49,6 +49,13 @@ class HttpClient:
         said = await self._call("GET", f"/api/models/{model}/review")
         return Review(said["id"], said["answer"]) if said.get("id") else None
 
+    async def show_report(self, model: str, report: Mapping[str, Any]) -> None:
+        """Raises ``GatewayUnavailable`` or ``TransitionRefused``, as all of these."""
+        await self._call("POST", f"/api/models/{model}/reports", json=dict(report))
+
+    async def show_evidence(self, model: str, said: Mapping[str, Any]) -> None:
+        await self._call("POST", f"/api/models/{model}/evidence", json=dict(said))
+
     async def _call(self, method: str, path: str, **sent: Any) -> Any:
         try:
             token = self._settings.token_file.read_text().strip()

@@ -6,6 +6,8 @@ import asyncio
 import json
 import logging
 import signal
+import time
+from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -15,12 +17,14 @@ import click
 from prometheus_client import start_http_server
 from pydantic import ValidationError
 
-from controlplane.drift.reporter import Reporter
+from controlplane.drift.history import History
 from controlplane.drift.store import MonitorStore
 from controlplane.monitor.client import Client, HttpClient
 from controlplane.monitor.monitor import Monitor
 from controlplane.monitor.ranges import Ranges
+from controlplane.monitor.reports import Desk, Reports
 from controlplane.monitor.settings import MonitorSettings, WatchedModel
+from controlplane.monitor.showing import Showing, Standing, labelled
 from controlplane.policy.documents import BundleError, read_document
 from controlplane.retraining.course import Course, Evidence
 from controlplane.retraining.loop import LoopPorts
@@ -29,18 +33,17 @@ from controlplane.retraining.scoring import savedmodel_score
 from controlplane.telemetry.logs import configure_logging
 from controlplane.telemetry.metrics import Metrics
 
+FILE = "monitor.sqlite"
 log = logging.getLogger("controlplane.monitor")
 
 
-def ports_for(model: WatchedModel, settings: MonitorSettings, client: Client, store: MonitorStore) -> LoopPorts:
+def ports_for(
+    model: WatchedModel, settings: MonitorSettings, client: Client, store: MonitorStore, reports: Reports
+) -> LoopPorts:
     """The real parts of one model's loop: its trainer, its scorer, its reports."""
 
     async def report(course: Course) -> Evidence:
-        limit = settings.report.rows
-        reference = store.rows_before(model.name, course.change_row, limit)
-        _, current, _ = store.rows_between(model.name, course.change_row, limit=limit)
-        out = settings.state_dir / "reports" / f"{model.name}-{course.version}-{course.episode}"
-        return await Reporter(settings.report, model.feature_names).report(reference, current, out)
+        return await reports.on_alarm(model, course)
 
     ranges = Ranges(settings.models_root / model.name, model.input, model.feature_names)
     return LoopPorts(
@@ -55,10 +58,26 @@ def ports_for(model: WatchedModel, settings: MonitorSettings, client: Client, st
     )
 
 
-def monitor_of(settings: MonitorSettings, client: Client, metrics: Metrics | None = None) -> Monitor:
-    store = MonitorStore(settings.state_dir / "monitor.sqlite")
-    parts = partial(ports_for, settings=settings, client=client, store=store)
-    return Monitor(settings, client, store, parts, metrics or Metrics("monitor"))
+def reports_of(settings: MonitorSettings, desk: Desk | None, metrics: Metrics) -> Reports:
+    history = partial(History, settings.state_dir / FILE)
+    return Reports(settings.report, desk, history, settings.state_dir / "reports", metrics)
+
+
+def monitor_of(
+    settings: MonitorSettings, client: Client, metrics: Metrics | None = None, reports: Reports | None = None
+) -> Monitor:
+    metrics = metrics or Metrics("monitor")
+    store = MonitorStore(settings.state_dir / FILE)
+    reports = reports or reports_of(settings, None, metrics)
+    parts = partial(ports_for, settings=settings, client=client, store=store, reports=reports)
+    return Monitor(settings, client, store, parts, metrics)
+
+
+def standings(monitor: Monitor) -> Iterator[Standing]:
+    """Where the detectors stand: of labels, and of everything else that is watched."""
+    for name, loop in monitor.loops.items():
+        detectors = [labelled(loop.watch)]
+        yield Standing(name, loop.watch.version, [each for each in detectors if each is not None])
 
 
 class PortTaken(Exception):
@@ -78,10 +97,17 @@ async def serve(settings: MonitorSettings) -> None:
         where = f"{settings.telemetry.metrics_host}:{settings.telemetry.metrics_port}"
         raise PortTaken(f"cannot listen on {where}: {error.strerror}") from error
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        monitor = monitor_of(settings, HttpClient(settings, session), metrics)
+        client = HttpClient(settings, session)
+        reports = reports_of(settings, client, metrics)
+        monitor = monitor_of(settings, client, metrics, reports)
+        showing = Showing(partial(standings, monitor), client, time.time)
+        beside = [asyncio.create_task(each) for each in (reports.keep(settings.models, stop), showing.keep(stop))]
         try:
             await monitor.run(stop)
         finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             await monitor.close()
 
 
