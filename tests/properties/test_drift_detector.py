@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.drift.edetector import ErrorDetector, Reference, restored
+from controlplane.drift.edetector import MIXTURE, ErrorDetector, Reference, restored
 from controlplane.drift.ring import ObservationRing
 
 errors = st.lists(st.integers(0, 1), max_size=300)
@@ -34,6 +37,30 @@ def test_one_more_error_never_lowers_the_evidence(stream: list[int], band: float
     less.update_all(stream)
     more.update_all(turned)
     assert more.alarmed or more.evidence >= less.evidence
+
+
+@given(errors, st.floats(0.01, 0.8))
+def test_the_evidence_is_that_of_the_recursion_row_by_row(stream: list[int], band: float) -> None:
+    detector = ErrorDetector(band, 1e-300)
+    odds, roberts = band / (1 - band), [0.0] * len(MIXTURE)
+    for error in stream:
+        detector.update(error)
+        for i, (times, _) in enumerate(MIXTURE):
+            p = odds * times / (1 + odds * times)
+            roberts[i] = (1 + roberts[i]) * (p / band if error else (1 - p) / (1 - band))
+    plain = sum(weight * each for (_, weight), each in zip(MIXTURE, roberts, strict=True))
+    assert detector.evidence == pytest.approx(plain, rel=1e-6)
+
+
+@given(errors, st.floats(0.01, 0.8), st.lists(st.integers(0, 300), max_size=5))
+def test_arrays_in_any_parts_are_rows_one_by_one(stream: list[int], band: float, cuts: list[int]) -> None:
+    one_by_one, in_parts = ErrorDetector(band, 0.01), ErrorDetector(band, 0.01)
+    one_by_one.update_all(stream)
+    values, numbers = np.array(stream, dtype=bool), np.arange(1, len(stream) + 1)
+    for start, end in pairwise([0, *sorted(cuts), max(len(stream), *cuts, 0)]):
+        if not in_parts.alarmed:
+            in_parts.take(values[start:end], numbers[start:end])
+    assert in_parts.snapshot() == one_by_one.snapshot()
 
 
 @given(st.integers(1, 10_000), st.data())
