@@ -10,7 +10,9 @@ from audit import LedgerReader, SqliteLedger
 from controlplane.calls import Call, Principal, new_call_id
 from controlplane.clock import Clock
 from controlplane.console.cost_views import CostsView
+from controlplane.console.drift_views import DriftView
 from controlplane.console.ports import (
+    AdaptationControl,
     Authorize,
     ChangeFailed,
     ChangeRefused,
@@ -31,6 +33,7 @@ from controlplane.identity.settings import IdentitySettings
 from controlplane.model_moves import ModelMoves, MoveRefused, Reviewed
 from controlplane.observations import Label, Observations
 from controlplane.policy import BundlePolicy, Catalogue
+from controlplane.shown import replicas_shown
 from inference.errors import BackendError
 from inference.tfserving.deployment import Deployment, DeploymentError
 
@@ -55,6 +58,8 @@ class Operations:
     clock: Clock
     selection: SelectionControl | None = None
     costs: CostsView | None = None
+    drift: DriftView | None = None
+    adaptation: AdaptationControl | None = None
     learn: Callable[[Sequence[OutcomeLabel]], None] = lambda _labels: None
 
     def ports(self) -> ConsolePorts:
@@ -72,6 +77,9 @@ class Operations:
             selection=self.selection,
             adapters=self.fleet.pools.adapters,
             costs=self.costs,
+            drift=self.drift,
+            replicas=lambda: replicas_shown(self.fleet.replicas()),
+            adaptation=self.adaptation,
         )
 
     def _take_outcomes(self, labels: Sequence[OutcomeLabel]) -> None:

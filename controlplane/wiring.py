@@ -22,6 +22,7 @@ from controlplane.adapting import Adapting
 from controlplane.choosing import Choosing
 from controlplane.clock import Clock
 from controlplane.console.api import build as console
+from controlplane.drift_desk import DriftDesk
 from controlplane.fleet import Fleet
 from controlplane.gateway import edge, health
 from controlplane.gateway.discharges import discharges
@@ -63,6 +64,7 @@ from controlplane.resilience.breaker import Transition
 from controlplane.response_cache import Parts
 from controlplane.saved_answers import VersionSpokenFor, cache_parts
 from controlplane.settings import Settings
+from controlplane.shown import AdaptationShown
 from controlplane.spending import Spending
 from controlplane.telemetry.metrics import Metrics
 from controlplane.telemetry.tracing import build_tracing
@@ -135,6 +137,10 @@ class ControlPlane:
             self._share_breakers(tasks, redis, holds)
             self.fleet.answers = self.answers = self._answers(redis)
             await self._money(stack, tasks, redis)
+            self.drift_desk = await anyio.to_thread.run_sync(
+                DriftDesk, self.settings.state / "drift.sqlite", self.ledger.append, self.clock.wall
+            )
+            stack.callback(self.drift_desk.close)
             self.gateway = await self._gateway(stack, tasks)
             self.app = self._application()
             self.grpc_port = await self._grpc(stack)
@@ -368,6 +374,8 @@ class ControlPlane:
             selection=self.choosing.control(),
             learn=self.choosing.labels.take,
             costs=self.spending,
+            drift=self.drift_desk,
+            adaptation=AdaptationShown(self.adapting, self.policy),
         )
         return console(operations.ports(), self.settings.console, monotonic=self.clock.monotonic)
 
