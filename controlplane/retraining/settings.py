@@ -42,7 +42,7 @@ class KubeflowSettings(BaseModel, frozen=True, extra="forbid"):
     )
     experiment_id: str = Field(default="", description="Experiment of the runs; empty: the server's default.")
     volume_claim: str = Field(
-        default="", description="Volume claim with the models, mounted at models_there; empty: none (needs no cluster)."
+        default="", description="Volume claim with the models, mounted at models_there; needs kfp-kubernetes; empty: none."
     )
 
 

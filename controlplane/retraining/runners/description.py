@@ -103,6 +103,13 @@ def describe(job: TrainingJob, kind: str, code_sha256: str, place: Path) -> Desc
     return described
 
 
+def place_there(description: Description, models_there: Path | None) -> Path:
+    """The job's directory as a runner elsewhere has it: the same, under another mount of the models' file system."""
+    if models_there is None:
+        return description.place
+    return models_there / description.model / description.place.parent.name / description.place.name
+
+
 def read_description(place: Path) -> Description:
     """The job in ``place``, its rows checked against their digest.
 

@@ -30,6 +30,16 @@ Reply = TypeVar("Reply")
 LONGEST_WAIT_POLLS = 16  # an unreachable runner is asked less and less often, down to once in so many intervals
 
 
+REASONS = {  # the words that a job elsewhere may give for its failure
+    "training_failed",
+    "training_killed",
+    "training_out_of_memory",
+    "training_refused",
+    "training_timeout",
+    "disk_full",
+}
+
+
 class JobState(StrEnum):
     WAITING = "waiting"
     RUNNING = "running"
