@@ -14,9 +14,9 @@ from controlplane.console.ports import Append, LedgerView, ObservationsView
 from controlplane.console.problems import DESCRIBED
 from controlplane.console.wishes import Body, principal_of
 
-GAP = "watch.gap"
+GAP, VERDICT = "watch.gap", "watch.verdict"
 PACKED = "application/msgpack"
-GAPS_REMEMBERED = 500  # a gap is told again within seconds or after a restart, never after so many others
+REMEMBERED = 500  # what is told again comes within seconds or after a restart, never after so many others
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@:/+-]{1,100}$")]
 
@@ -53,6 +53,15 @@ class Gap(Body):
     boot: Annotated[str, Field(max_length=64)] = ""
 
 
+class LanguageVerdict(Body):
+    """What a detector found of a language model; ``evidence`` is in whole numbers and words."""
+
+    key: Annotated[str, Field(min_length=1, max_length=100, description="Idempotency key: recorded once.")]
+    model: Word
+    version: Count
+    evidence: dict[Word, int | Annotated[str, Field(max_length=500)]] = Field(max_length=50)
+
+
 class Noted(BaseModel):
     ledger_index: int
 
@@ -73,6 +82,7 @@ class ObservationsApi:
             ("GET", "/api/observations", self.list_observations, "read", "/api/observations"),
             ("GET", "/api/observations/status", self.read_status, "read", "/api/observations"),
             ("POST", "/api/observations/gaps", self.record_gap, "write", "/api/ledger"),
+            ("POST", "/api/observations/verdicts", self.record_verdict, "write", "/api/ledger"),
             ("POST", "/api/observations/skipped", self.note_skipped, "write", "/api/ledger"),
         ):
             router.add_api_route(
@@ -102,15 +112,21 @@ class ObservationsApi:
 
     async def record_gap(self, request: Request, gap: Gap) -> Noted:
         """Write down that nobody watched for a while. The same key again is recorded once."""
-        known = await to_thread.run_sync(self._known, gap.key)
-        if known is None:
-            said = gap.model_dump() | {"by": principal_of(request).subject}
-            known = (await self.append(GAP, {"gap": said})).index
-        return Noted(ledger_index=known)
+        return await self._once(GAP, "gap", gap, principal_of(request).subject)
 
-    def _known(self, key: str) -> int | None:
-        records = self.ledger.read(limit=GAPS_REMEMBERED, newest=True, kinds=[GAP])
-        return next((record.index for record in records if record.body["gap"]["key"] == key), None)
+    async def record_verdict(self, request: Request, verdict: LanguageVerdict) -> Noted:
+        """Write down that a model which nobody retrains has moved. The same key again is recorded once."""
+        return await self._once(VERDICT, "verdict", verdict, principal_of(request).subject)
+
+    async def _once(self, kind: str, name: str, said: Gap | LanguageVerdict, by: str) -> Noted:
+        def known() -> int | None:
+            records = self.ledger.read(limit=REMEMBERED, newest=True, kinds=[kind])
+            return next((record.index for record in records if record.body[name]["key"] == said.key), None)
+
+        index = await to_thread.run_sync(known)
+        if index is None:
+            index = (await self.append(kind, {name: said.model_dump() | {"by": by}})).index
+        return Noted(ledger_index=index)
 
     async def note_skipped(self, said: Skipped) -> ObservationStatus:
         """Show what the monitor reads and does not count. Kept until the gateway ends; nothing depends on it."""

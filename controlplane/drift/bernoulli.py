@@ -49,6 +49,7 @@ RULES: Mapping[str, Rule] = {
     "structured_output": Rule(),  # the answer was not the structure that was asked for
     "cost": Rule(is_tail=True),
     "latency": Rule(is_tail=True),
+    "first_token": Rule(is_tail=True),
 }
 
 

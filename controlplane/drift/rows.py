@@ -15,6 +15,7 @@ PRIMARY = "primary"
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prediction:
     """One answered call. ``inputs`` is (rows, features) float64, ``predicted`` is (rows,) integer classes.
+    ``confidence`` is (rows,) the probability of what was predicted, None where the model says classes alone.
 
     ``rung`` says which step of the fallback ladder answered; only ``primary`` speaks for the version.
     """
@@ -27,6 +28,7 @@ class Prediction:
     rung: str
     inputs: NDArray[np.float64]
     predicted: NDArray[np.int64]
+    confidence: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import aiohttp
 
+from controlplane.drift.observed import MEDIA_TYPE
+from controlplane.monitor.packed import decoded
 from controlplane.monitor.settings import MonitorSettings
 from controlplane.retraining.loop import Gateway, GatewayUnavailable, Review, TransitionRefused
 
@@ -39,7 +40,7 @@ class HttpClient:
         self._settings, self._session = settings, session
 
     async def observations(self, after: int, limit: int) -> Page:
-        reply = await self._call("GET", "/api/observations", params={"after": after, "limit": limit})
+        reply = await self._call("GET", "/api/observations", params={"after": after, "limit": limit}, packed=True)
         return Page(reply["observations"], reply["next"], reply.get("lost", 0), reply.get("boot", ""))
 
     async def ask(self, model: str, move: Mapping[str, Any]) -> None:
@@ -56,11 +57,21 @@ class HttpClient:
     async def show_evidence(self, model: str, said: Mapping[str, Any]) -> None:
         await self._call("POST", f"/api/models/{model}/evidence", json=dict(said))
 
-    async def _call(self, method: str, path: str, **sent: Any) -> Any:
+    async def record_gap(self, gap: Mapping[str, Any]) -> None:
+        await self._call("POST", "/api/observations/gaps", json=dict(gap))
+
+    async def record_verdict(self, verdict: Mapping[str, Any]) -> None:
+        await self._call("POST", "/api/observations/verdicts", json=dict(verdict))
+
+    async def show_skipped(self, skipped: Mapping[str, Mapping[str, int]]) -> None:
+        await self._call("POST", "/api/observations/skipped", json={"skipped": skipped})
+
+    async def _call(self, method: str, path: str, *, packed: bool = False, **sent: Any) -> Any:
         try:
             token = self._settings.token_file.read_text().strip()
+            headers = {"authorization": f"Bearer {token}"} | ({"accept": MEDIA_TYPE} if packed else {})
             async with self._session.request(
-                method, self._settings.gateway_url + path, headers={"authorization": f"Bearer {token}"}, **sent
+                method, self._settings.gateway_url + path, headers=headers, **sent
             ) as reply:
                 body = await reply.read()
                 status = reply.status
@@ -69,6 +80,6 @@ class HttpClient:
                 raise GatewayUnavailable(f"{path} answered {status}: {body[:500]!r}")
             if status >= 400:  # noqa: PLR2004 - the rest of HTTP's client errors
                 raise TransitionRefused(f"{path} answered {status}: {body[:500]!r}")
-            return json.loads(body or b"{}")
+            return decoded(reply.content_type, body)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise GatewayUnavailable(f"{path}: {error}") from error

@@ -12,8 +12,9 @@ from typing import Any
 from controlplane.drift.rows import PRIMARY, Join, Label, Prediction
 from controlplane.drift.store import MonitorStore
 from controlplane.monitor.client import Client, Page
-from controlplane.monitor.reading import label_from, prediction_from
+from controlplane.monitor.reading import call_signals, label_from, prediction_from
 from controlplane.monitor.settings import MonitorSettings, WatchedModel
+from controlplane.monitor.watching import Watching
 from controlplane.retraining.loop import (
     GatewayUnavailable,
     LoopPorts,
@@ -43,12 +44,14 @@ class Monitor:
     cursor: int = 0
     boot: str = ""
     loops: dict[str, ModelLoop] = field(default_factory=dict)
+    watching: Watching = field(init=False)
     _joins: dict[str, Join] = field(init=False)
     _models: dict[str, WatchedModel] = field(init=False)
 
     def __post_init__(self) -> None:
         self._models = {model.name: model for model in self.settings.models}
         self._joins = {name: Join(model.watch.pending_calls) for name, model in self._models.items()}
+        self.watching = Watching(self.settings, self.store, metrics=self.metrics)
         kept = self.store.document("cursor") or {}
         self.cursor, self.boot = kept.get("after", 0), kept.get("boot", "")
         for prediction, labelled in self.store.waiting():
@@ -85,10 +88,12 @@ class Monitor:
         if page.boot != self.boot:
             page = await self.client.observations(0, self.settings.batch)
         self.metrics.observe_monitor_pass(observations=len(page.observations), now_s=time.time())
-        if page.lost:
-            self.metrics.observe_monitor_gap()
+        self.watching.saw(page, self.boot)
         if page.observations or page.next != self.cursor or page.boot != self.boot:
             self._take(page)
+        else:
+            self.watching.note_idle()
+        await self.watching.tell()
         moved = False
         for loop in self.loops.values():
             moved |= await self._step(loop)
@@ -108,6 +113,8 @@ class Monitor:
         with self.store.transaction():
             for observation in page.observations:
                 self._observe(observation)
+            for model, evidence in self.watching.close():
+                self.loops[model].suspect(evidence)
             self.cursor, self.boot, self.lost = page.next, page.boot, self.lost + page.lost
             self.store.keep_document("cursor", {"after": self.cursor, "boot": self.boot})
             for loop in self.loops.values():
@@ -118,6 +125,10 @@ class Monitor:
     def _observe(self, observation: Mapping[str, Any]) -> None:
         """What cannot be understood is counted and passed over: one bad observation must not stop the watch."""
         try:
+            if observation["kind"] == "signals":
+                loop = self.loops.get(observation["model"])
+                self.watching.take_signals(observation, None if loop is None else loop.course.version)
+                return
             if observation["kind"] == "label":
                 found: Label | Prediction = label_from(observation)
             elif observation["model"] in self._models:
@@ -129,6 +140,7 @@ class Monitor:
             return
         if isinstance(found, Prediction):
             self._expect(found)
+            self._watch(found, call_signals(observation))
         else:
             self._match(found)
 
@@ -140,6 +152,14 @@ class Monitor:
         self.store.keep_prediction(prediction)
         self._joins[prediction.model].expect(prediction)
         self.loops[prediction.model].see(prediction)
+
+    def _watch(self, prediction: Prediction, seen: dict[str, float]) -> None:
+        loop = self.loops.get(prediction.model)
+        if loop is None:
+            return
+        if loop.ports.broken(loop.course.version, prediction.inputs).any():
+            seen["schema"] = 1.0
+        self.watching.take_rows(prediction, loop.course.version, seen)
 
     def _match(self, label: Label) -> None:
         for name, join in self._joins.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from controlplane.drift.hysteresis import BlockSettings
+from controlplane.drift.input_settings import InputSettings
 from controlplane.drift.settings import ReportSettings, WatchSettings
 from controlplane.retraining.acting_settings import ActingSettings
 from controlplane.retraining.settings import PromotionSettings, TrainingSettings
@@ -21,6 +22,7 @@ class WatchedModel(BaseModel, frozen=True, extra="forbid"):
     output: str = Field(default="probabilities", description="Output tensor: probabilities or integer classes.")
     feature_names: tuple[str, ...] = Field(description="Names of the features, in the order of the input's columns.")
     watch: WatchSettings = Field(default_factory=WatchSettings, description="How its labelled error is watched.")
+    inputs: InputSettings = Field(default_factory=InputSettings, description="How all else of it is watched.")
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="How it is retrained.")
     promotion: PromotionSettings = Field(
         default_factory=PromotionSettings, description="What a new version has to show."
@@ -41,6 +43,15 @@ class MonitorSettings(BaseModel, frozen=True, extra="forbid"):
     poll_s: float = Field(default=1.0, gt=0, description="Seconds between two readings when there is nothing new.")
     timeout_s: float = Field(default=10.0, gt=0, description="Seconds to wait for the gateway.")
     batch: int = Field(default=1_000, ge=1, description="Observations read at once.")
+    away_s: float = Field(
+        default=60.0, gt=0, description="Seconds without a reading after which the gap goes into the ledger."
+    )
+    language_models: tuple[str, ...] = Field(
+        default=(), description="Language models whose signals are watched: what moves is recorded, nothing is done."
+    )
+    language: InputSettings = Field(
+        default_factory=lambda: InputSettings(reference_rows=2_000), description="How they are watched."
+    )
     kept_rows: int = Field(default=100_000, ge=1_000, description="Labelled rows remembered, over all models.")
     report: ReportSettings = Field(default_factory=ReportSettings, description="The report beside a verdict.")
     telemetry: TelemetrySettings = Field(

@@ -41,6 +41,7 @@ OPERATIONS = [
     ("GET", "/api/observations/status", "read", "/api/observations"),
     ("POST", "/api/observations/gaps", "write", "/api/ledger"),
     ("POST", "/api/observations/skipped", "write", "/api/ledger"),
+    ("POST", "/api/observations/verdicts", "write", "/api/ledger"),
     ("POST", "/v1/outcomes", "write", "/api/outcomes"),
 ]
 

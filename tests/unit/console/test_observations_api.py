@@ -59,3 +59,15 @@ async def test_what_was_not_counted_is_shown_by_reason(console: World) -> None:
 async def test_nobody_but_the_monitor_speaks_for_it(console: World, path: str) -> None:
     async with console.client("reader-token") as client:
         assert (await client.post(f"/api/observations/{path}", json=GAP)).status_code in (401, 403)
+
+
+async def test_a_verdict_on_a_language_model_is_recorded_once(console: World) -> None:
+    said = {"key": "v1", "model": "tiny", "version": 0, "evidence": {"stream": "refusal", "row": 68}}
+    async with console.client("monitor-token") as client:
+        told = [await client.post("/api/observations/verdicts", json=said) for _ in range(2)]
+        assert (
+            await client.post("/api/observations/verdicts", json=said | {"evidence": {"a b": 1}})
+        ).status_code == 422
+    assert told[0].json() == told[1].json()
+    (record,) = console.ledger.read(kinds=["watch.verdict"])
+    assert record.body["verdict"] == said | {"by": "service:monitor"}
