@@ -76,7 +76,7 @@ def monitor_of(
 def standings(monitor: Monitor) -> Iterator[Standing]:
     """Where the detectors stand: of labels, and of everything else that is watched."""
     for name, loop in monitor.loops.items():
-        detectors = [labelled(loop.watch)]
+        detectors = [labelled(loop.watch), *monitor.watching.status(name)]
         yield Standing(name, loop.watch.version, [each for each in detectors if each is not None])
 
 
@@ -100,6 +100,7 @@ async def serve(settings: MonitorSettings) -> None:
         client = HttpClient(settings, session)
         reports = reports_of(settings, client, metrics)
         monitor = monitor_of(settings, client, metrics, reports)
+        monitor.watching.desk = client
         showing = Showing(partial(standings, monitor), client, time.time)
         beside = [asyncio.create_task(each) for each in (reports.keep(settings.models, stop), showing.keep(stop))]
         try:
