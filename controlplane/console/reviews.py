@@ -39,7 +39,7 @@ class ReviewsApi:
 
     def router(self) -> APIRouter:
         router = APIRouter(route_class=GuardedRoute, responses=DESCRIBED, tags=["models"])
-        path = "/api/models/{name:path}/review"
+        path = f"{WRITE}/{{name:path}}"  # /api/models/<one>/<two> is a model's page at the hub's door
         router.add_api_route(path, self.read_review, methods=["GET"], openapi_extra=permission("read", READ))
         router.add_api_route(path, self.answer_review, methods=["POST"], openapi_extra=permission("write", WRITE))
         return router

@@ -47,7 +47,7 @@ class HttpClient:
         await self._call("POST", f"/api/models/{model}/transitions", json=dict(move))
 
     async def review(self, model: str) -> Review | None:
-        said = await self._call("GET", f"/api/models/{model}/review")
+        said = await self._call("GET", f"/api/reviews/{model}")
         return Review(said["id"], said["answer"]) if said.get("id") else None
 
     async def show_report(self, model: str, report: Mapping[str, Any]) -> None:

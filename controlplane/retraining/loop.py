@@ -222,11 +222,14 @@ class ModelLoop:
         self.versions.publish(version)
 
     async def _listen(self) -> None:
-        """What a human says is heard once, and only while a version is degraded."""
+        """What a human says is heard once, and only while a version is degraded. Not hearing it stops nothing."""
         course = self.course
         if course.state is not State.DEGRADED or course.pending is not None:
             return
-        said = await self.ports.gateway.review(course.model)
+        try:
+            said = await self.ports.gateway.review(course.model)
+        except (GatewayUnavailable, TransitionRefused):
+            return
         if said is not None and said.id != course.heard:
             course.heard, course.answer = said.id, said.answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import urllib.error
 import urllib.request
 
@@ -10,10 +11,11 @@ from examples.demo.stage import ROOT, Stage
 from examples.demo.terminal import Terminal
 
 
-def get(url: str) -> tuple[int, bytes]:
+def get(url: str, token: str = "") -> tuple[int, bytes]:
     """Status (0: nobody there) and body of a GET."""
+    request = urllib.request.Request(url, headers={"authorization": f"Bearer {token}"} if token else {})
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=5) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -74,12 +76,14 @@ def start_all(parts: Parts, stage: Stage, terminal: Terminal) -> None:
 
 
 def start_gateway(parts: Parts, stage: Stage) -> None:
-    """Returns when it is ready, both models are deployed and the MCP server behind it is up: its log says so."""
+    """Returns when it is ready, every deployed model is served and the MCP server behind it is up."""
     log = stage.folder / "logs/gateway.log"
 
     def is_up() -> bool:
-        said = log.read_text("utf-8")
-        deployed = said.count("model server serves what it should") >= len(stage.deployed)
-        return get(f"{stage.url}/readyz")[0] == 200 and deployed and "MCP server is up" in said
+        if get(f"{stage.url}/readyz")[0] != 200 or "MCP server is up" not in log.read_text("utf-8"):
+            return False
+        _, said = get(f"{stage.url}/api/models", stage.tokens["operator"])
+        deployed = [each for each in json.loads(said)["models"] if each["backend"] in stage.deployed]
+        return all(replica["versions"] for each in deployed for replica in each["replicas"])
 
     parts.start("gateway", ["-m", "controlplane.cli", "gateway", "--config", str(stage.gateway_yaml)], is_up)

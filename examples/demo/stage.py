@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 TOKEN_TTL_S = 12 * 3600
 CAST = {
     "analyst": ("agent:analyst", "agent"),
+    "north": ("agent:analyst-north", "agent"),  # one of the hundredth of agents who try a canary first
     "support": ("agent:support", "agent"),
     "monitor": ("service:monitor", "service"),
     "operator": ("user:operator", "user"),
@@ -155,8 +156,10 @@ class Stage:
             "training": {
                 "command": ["{python}", "-m", "examples.risk_model.train", "rows", "{rows}", "{out}"],
                 "code": [str(trainer / "train.py"), str(trainer / "network.py")],
-                "rows_after_change": 800,
+                "rows_after_change": 800,  # the default waits for 2,000; a story should not
             },
+            "acting": {"fallback": str(self.folder / "light/risk-baseline/1"), "canary_rows": 100},
+            "blocks": {"rows_per_principal": 50},
         }
         return {
             "gateway_url": self.url,

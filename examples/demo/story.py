@@ -34,9 +34,11 @@ class Story:
     parts: Parts
     terminal: Terminal
     analyst: GrpcAgent
+    north: GrpcAgent
     support: HttpAgent
     operator: HttpAgent
     rows: Rows
+    _canary_answers: int = 0
 
     async def tell(self) -> None:
         await self.allowed()
@@ -123,9 +125,12 @@ class Story:
             if at_ms >= started_ms:
                 out.detail(f"{(at_ms - started_ms) / 1000:5.1f} s  {state}")
         states = [state for state, _ in moves]
-        out.check("DEGRADED" in states, "labels prove the damage; the version's breaker is held open")
-        out.check(fell, "meanwhile the fallback answers, and says so")
+        out.check("DEGRADED" in states, "labels prove the damage")
+        out.check(fell, "the fallback is shown to be better on the same rows; it answers, and says so")
         out.check("RETRAINING" in states, "retraining starts by itself")
+        tried = self._canary_answers
+        out.check(states.count("CANARY") == 3 and tried > 0, "the challenger is tried by 1, 10 and 50 % of the agents")
+        out.detail(f"agent:analyst-north is one of the first hundredth: {tried} of its calls were answered by risk/2")
         answer = await self.analyst.predict(self.rows.inputs[:2])
         out.check(answer.served_by == "risk/2", "the challenger beat the champion on unseen rows and is promoted")
         after = self.rows.part(100, 1100)
@@ -187,6 +192,10 @@ class Story:
             self.terminal.progress(f"changed rows: {asked:,}, {wrong / asked:.0%} wrong so far, model is {state}")
             if answer.served_by == "risk/2":
                 break
+            if state == "CANARY":
+                tried = await self.north.predict(rows.inputs[start : start + BATCH_ROWS])
+                await self.operator.label(tried.call_id, truth.tolist())
+                self._canary_answers += tried.served_by == "risk/2"
         return fell
 
     async def _until(self, holds: Callable[[Answer], bool], limit_s: float) -> bool:
@@ -223,11 +232,12 @@ def flip_one_byte(original: Path, copy: Path) -> None:
 
 @asynccontextmanager
 async def story(stage: Stage, parts: Parts, terminal: Terminal) -> AsyncGenerator[Story]:
-    analyst = GrpcAgent(f"127.0.0.1:{stage.grpc}", stage.tokens["analyst"])
+    analyst, north = (GrpcAgent(f"127.0.0.1:{stage.grpc}", stage.tokens[who]) for who in ("analyst", "north"))
     async with aiohttp.ClientSession() as session:
         support = HttpAgent(stage.url, stage.tokens["support"], session)
         operator = HttpAgent(stage.url, stage.tokens["operator"], session)
         try:
-            yield Story(stage, parts, terminal, analyst, support, operator, load().stream)
+            yield Story(stage, parts, terminal, analyst, north, support, operator, load().stream)
         finally:
             await analyst.close()
+            await north.close()
