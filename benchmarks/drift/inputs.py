@@ -112,20 +112,18 @@ def windows(kind: str, *, rows: int, seeds: Sequence[int]) -> Watched:
 def peers(kind: str, asked: Peers, *, rows: int, seeds: Sequence[int]) -> list[Watched]:
     """Evidently, NannyML and ADWIN on 30 columns: quiet rows, and then 3,000 with +1 sd in column 0."""
     found: dict[str, Watched] = {}
+    pairs, quiet = [], rows // len(seeds) // 1_000 * 1_000
     for seed in seeds:
         stream = Stream(kind, PEER_COLUMNS, seed)
-        reference, quiet = stream.next(REFERENCE_ROWS), stream.next(rows // len(seeds) // 1_000 * 1_000)
-        changed = stream.next(3_000)
-        changed[:, 0] += 1.0
-        for name in ("evidently", "nannyml", "adwin"):
-            answer = asked.alarms(name, reference, np.concatenate((quiet, changed)))
-            if answer is None:
-                continue
+        pairs.append((stream.next(REFERENCE_ROWS), stream.next(quiet + 3_000)))
+        pairs[-1][1][quiet:, 0] += 1.0
+    for name in ("evidently", "nannyml", "adwin"):
+        for answer in asked.alarms(name, pairs):
             for rule, alarms in answer.alarms.items():
                 watched = found.setdefault(f"{name} {rule}", Watched(f"{name}, {rule}", kind, PEER_COLUMNS))
-                watched.rows += len(quiet)
-                watched.false_alarms += sum(row < len(quiet) for row in alarms)
-                after = [row - len(quiet) + 1 for row in alarms if row >= len(quiet)]
+                watched.rows += quiet
+                watched.false_alarms += sum(row < quiet for row in alarms)
+                after = [row - quiet + 1 for row in alarms if row >= quiet]
                 watched.delays.append(after[0] if after else float("inf"))
-                watched.us_per_row = answer.cpu_s / (len(quiet) + len(changed)) * 1e6
+                watched.us_per_row = answer.cpu_s / (quiet + 3_000) * 1e6
     return list(found.values())

@@ -83,21 +83,19 @@ def _delay(enrolment: bytes, name: str, before: float, after: float, seed: int) 
 def peers(asked: Peers, *, quiet_rows: int, seeds: Sequence[int]) -> list[Found]:
     """river's detectors with their defaults, on the very same streams."""
     found: dict[str, Found] = {}
-    none: Rows = np.zeros((1, 1))
+    streams: list[tuple[float | None, Rows]] = []
     for seed in seeds:
-        streams: list[tuple[float | None, Rows]] = [(None, coins(seed + 10_000, BEFORE, quiet_rows // len(seeds)))]
+        streams.append((None, coins(seed + 10_000, BEFORE, quiet_rows // len(seeds))))
         for rate in AFTER:
             changed = np.concatenate((coins(seed, BEFORE, CHANGE), coins(seed + 1_000, rate, LENGTH)))
             streams.append((rate, changed))
-        for after, stream in streams:
-            answer = asked.alarms("errors", none, stream)
-            if answer is None:
-                return []
-            for rule, alarms in answer.alarms.items():
-                each = found.setdefault(rule, Found(f"river {rule}"))
-                if after is None:
-                    each.rows, each.false_alarms = each.rows + len(stream), each.false_alarms + len(alarms)
-                    continue
-                later = [row - CHANGE + 1 for row in alarms if row >= CHANGE]
-                each.delays.setdefault(after, []).append(later[0] if later else float("inf"))
+    answers = asked.alarms("errors", [(np.zeros((1, 1)), stream) for _, stream in streams])
+    for (after, stream), answer in zip(streams, answers, strict=False):
+        for rule, alarms in answer.alarms.items():
+            each = found.setdefault(rule, Found(f"river {rule}"))
+            if after is None:
+                each.rows, each.false_alarms = each.rows + len(stream), each.false_alarms + len(alarms)
+                continue
+            later = [row - CHANGE + 1 for row in alarms if row >= CHANGE]
+            each.delays.setdefault(after, []).append(later[0] if later else float("inf"))
     return list(found.values())

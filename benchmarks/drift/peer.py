@@ -1,7 +1,8 @@
 """Another library's alarms on given rows, in that library's own environment: ``python peer.py NAME IN.npz OUT.json``.
 
-``IN`` has ``reference`` (n, k) and ``current`` (m, k); for error streams ``current`` is (m,) of 0 and 1. ``OUT`` is
-``{"version": …, "alarms": {rule: [row, …]}, "cpu_s": …}``, rows counted from 0. Each rule is the library's default.
+``IN`` has pairs ``reference0`` (n, k) and ``current0`` (m, k), ``reference1``, …; for error streams a ``current`` is
+(m,) of 0 and 1. ``OUT`` is ``{"version": …, "answers": [{"alarms": {rule: [row, …]}, "cpu_s": …}, …]}``, rows counted
+from 0. Each rule is the library's default.
 """
 
 from __future__ import annotations
@@ -86,14 +87,15 @@ PEERS = {"evidently": evidently, "nannyml": nannyml, "adwin": adwin, "errors": e
 
 def main() -> None:
     name, rows, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    with np.load(rows) as loaded:
-        reference, current = loaded["reference"], loaded["current"]
-    start = time.process_time()
-    alarms = PEERS[name](reference, current)
-    cpu_s = time.process_time() - start
     library = __import__({"adwin": "river", "errors": "river"}.get(name, name))
-    alarms = {rule: [int(row) for row in found] for rule, found in alarms.items()}
-    out.write_text(json.dumps({"version": library.__version__, "alarms": alarms, "cpu_s": cpu_s}))
+    with np.load(rows) as loaded:
+        pairs = [(loaded[f"reference{i}"], loaded[f"current{i}"]) for i in range(len(loaded.files) // 2)]
+    answers = []
+    for reference, current in pairs:
+        start = time.process_time()
+        alarms = PEERS[name](reference, current)
+        answers.append({"alarms": alarms, "cpu_s": time.process_time() - start})
+    out.write_text(json.dumps({"version": library.__version__, "answers": answers}))
 
 
 if __name__ == "__main__":

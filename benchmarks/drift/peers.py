@@ -27,7 +27,6 @@ ENVIRONMENT_OF = {"adwin": "river", "errors": "river", "nannyml": "nannyml", "ev
 
 @dataclass(slots=True)
 class Answer:
-    version: str
     alarms: dict[str, list[int]]
     cpu_s: float
 
@@ -39,22 +38,24 @@ class Peers:
     absent: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
-    def alarms(self, name: str, reference: Rows, current: Rows) -> Answer | None:
+    def alarms(self, name: str, pairs: Sequence[tuple[Rows, Rows]]) -> list[Answer]:
+        """What the peer says of each (reference, current); nothing when it is absent."""
         if name in self.absent:
-            return None
+            return []
         python = self._python(ENVIRONMENT_OF[name])
         with tempfile.TemporaryDirectory() as folder:
             rows, out = Path(folder) / "rows.npz", Path(folder) / "out.json"
-            np.savez(rows, reference=reference, current=current)
+            arrays = {f"reference{i}": reference for i, (reference, _) in enumerate(pairs)}
+            np.savez(rows, **arrays, **{f"current{i}": current for i, (_, current) in enumerate(pairs)})
             try:
                 command = [str(python), str(PEER), name, str(rows), str(out)]
                 subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_S, cwd=folder)
             except (OSError, subprocess.SubprocessError) as error:
                 self.absent[name] = _reason(error)
-                return None
-            answer = Answer(**json.loads(out.read_text()))
-        self.versions[name] = answer.version
-        return answer
+                return []
+            told = json.loads(out.read_text())
+        self.versions[name] = told["version"]
+        return [Answer(**answer) for answer in told["answers"]]
 
     def _python(self, environment: str | None) -> Path:
         if environment is None:

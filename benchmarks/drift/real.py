@@ -123,8 +123,7 @@ def _year(found: Census, enrolment: bytes, year: int, asked: Peers) -> Line:
     verdicts = Panel.restored(enrolment).feed(rows)
     said: dict[str, str] = {}
     for name in ("evidently", "nannyml"):
-        answer = asked.alarms(name, found.reference[:REFERENCE_ROWS], rows)
-        if answer is not None:
+        for answer in asked.alarms(name, [(found.reference[:REFERENCE_ROWS], rows)]):
             said |= {f"{name} {rule}": f"{len(ends)}/{len(rows) // 1_000}" for rule, ends in answer.alarms.items()}
     line = _line(f"census {year}, inputs", "none (model errs as before)", verdicts, len(rows))
     return Line(line.rows, line.change, line.watched, line.verdicts, None, line.stream, said)
