@@ -42,7 +42,8 @@ class KubeflowSettings(BaseModel, frozen=True, extra="forbid"):
     )
     experiment_id: str = Field(default="", description="Experiment of the runs; empty: the server's default.")
     volume_claim: str = Field(
-        default="", description="Volume claim with the models, mounted at models_there; needs kfp-kubernetes; empty: none."
+        default="",
+        description="Volume claim with the models, mounted at models_there; needs kfp-kubernetes; empty: none.",
     )
 
 
@@ -129,6 +130,29 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
+class MlflowSettings(BaseModel, frozen=True, extra="forbid"):
+    """An MLflow registry that is shown what was promoted. Nothing waits for it or is read from it."""
+
+    url: str = Field(description="MLflow's server, without /api.")
+    token_file: Path | None = Field(default=None, description="Bearer token; read at every call; none: no token.")
+    ca_file: Path | None = Field(default=None, description="PEM file of the server's authority; none: the system's.")
+    insecure: bool = Field(default=False, description="Allow a connection without TLS to another machine.")
+    name_prefix: str = Field(default="", pattern=r"^[^'/:]*$", description="Stands before a model's name there.")
+    alias: str = Field(default="champion", description="Alias that points at the promoted version.")
+    source: str = Field(
+        default="controlplane://models",
+        pattern=r"^[a-z][a-z0-9+.-]*://[^'#?]+$",
+        description="Where people find <model>/<version>, as a URI; MLflow takes no local paths.",
+    )
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Self:
+        require_safe_url(self.url, insecure=self.insecure)
+        if self.source.startswith("file:"):
+            raise ValueError("mlflow.source must not be a local path: MLflow refuses them")
+        return self
+
+
 class PromotionSettings(BaseModel, frozen=True, extra="forbid"):
     """The gate between a challenger and the agents."""
 
@@ -140,6 +164,9 @@ class PromotionSettings(BaseModel, frozen=True, extra="forbid"):
     )
     undecided_rows: int = Field(
         default=5_000, ge=50, description="Paired rows without a decision after which the challenger is refused."
+    )
+    mlflow: MlflowSettings | None = Field(
+        default=None, description="A registry that is shown what was promoted; none: there is none."
     )
 
 

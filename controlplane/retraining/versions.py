@@ -115,8 +115,12 @@ def digest_of_job(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:20]
 
 
+def digest_of_bytes(said: bytes) -> str:
+    return hashlib.sha256(said).hexdigest()
+
+
 def _candidate(version: int, directory: Path, manifest: bytes) -> Candidate:
-    digest = hashlib.sha256(manifest).hexdigest()
+    digest = digest_of_bytes(manifest)
     facts = facts_of(json.loads(manifest)) | {"manifest_sha256": digest}
     return Candidate(version=version, directory=directory, manifest_digest=digest, facts=facts)
 
