@@ -10,6 +10,7 @@ import click
 from audit.commands import audit
 from controlplane.cost.commands import costs
 from controlplane.doctor import doctor
+from controlplane.drift_commands import drift
 from controlplane.identity.commands import token
 from controlplane.model_commands import models
 from controlplane.monitor import monitor_command
@@ -54,7 +55,7 @@ def gateway(config: Path) -> None:
         raise click.ClickException("\n".join(error.problems)) from error
 
 
-for command in (audit, costs, doctor, models, monitor_command, policy, token, vllm, worker_command):
+for command in (audit, costs, doctor, drift, models, monitor_command, policy, token, vllm, worker_command):
     main.add_command(command)
 
 

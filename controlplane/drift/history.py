@@ -17,28 +17,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from controlplane.drift.rows import PRIMARY, LabelledRow
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
-    """Rows as they were asked, oldest first: times (n,), inputs (n, features), predicted classes (n,)."""
+    """Rows that the version itself answered, oldest first: times (n,), inputs (n, features), classes (n,), callers."""
 
     at_ms: NDArray[np.int64]
     inputs: NDArray[np.float64]
     predicted: NDArray[np.int64]
+    principals: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.at_ms)
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Judged:
-    """Labelled rows in the order in which their labels came: times of the calls (n,), errors 0 or 1 (n,)."""
-
-    at_ms: NDArray[np.int64]
-    errors: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.at_ms)
+    def at(self, places: NDArray[np.int64]) -> Inputs:
+        """The rows at these places, in this order."""
+        named = tuple(self.principals[place] for place in places.tolist())
+        return Inputs(self.at_ms[places], self.inputs[places], self.predicted[places], named)
 
 
 Rows = NDArray[np.float64]
@@ -87,20 +84,27 @@ class History:
         """What was asked of a version in [since, until), whether it was judged later or not."""
         parts = list(self._calls(model, version, since_ms, until_ms))
         if not parts:
-            return Inputs(np.empty(0, np.int64), np.empty((0, 0)), np.empty(0, np.int64))
-        at = np.concatenate([np.full(len(classes), at_ms, np.int64) for at_ms, _, classes in parts])
-        order = np.argsort(at, kind="stable")
-        inputs, classes = np.concatenate([part[1] for part in parts]), np.concatenate([part[2] for part in parts])
-        return Inputs(at[order], inputs[order], classes[order])
-
-    def judged(self, model: str, version: int, since_ms: int = 0, until_ms: int = 2**62) -> Judged:
-        query = (
-            "SELECT at_ms, predicted <> label FROM labelled"
-            " WHERE model = ? AND version = ? AND rung = 'primary' AND at_ms >= ? AND at_ms < ? ORDER BY number"
+            return Inputs(np.empty(0, np.int64), np.empty((0, 0)), np.empty(0, np.int64), ())
+        rows = Inputs(
+            np.concatenate([np.full(len(part.predicted), part.at_ms, np.int64) for part in parts]),
+            np.concatenate([part.inputs for part in parts]),
+            np.concatenate([part.predicted for part in parts]),
+            tuple(part.principal for part in parts for _ in part.predicted),
         )
-        found = self._connection.execute(query, (model, version, since_ms, until_ms)).fetchall()
-        array = np.array(found, np.int64).reshape(len(found), 2)
-        return Judged(array[:, 0], array[:, 1].astype(np.float64))
+        return rows.at(np.argsort(rows.at_ms, kind="stable"))
+
+    def labelled(
+        self, model: str, version: int, since_ms: int = 0, until_ms: int = 2**62
+    ) -> Iterator[tuple[int, LabelledRow]]:
+        """Labelled rows with their numbers, in the order in which the labels came."""
+        names = ("call_id", "row", "at_ms", "model", "version", "principal", "rung", "inputs", "predicted", "label")
+        query = (
+            f"SELECT number, {', '.join(names)} FROM labelled"  # noqa: S608 - our own names
+            " WHERE model = ? AND version = ? AND at_ms >= ? AND at_ms < ? ORDER BY number"
+        )
+        for number, *values in self._connection.execute(query, (model, version, since_ms, until_ms)):
+            said = dict(zip(names, values, strict=True))
+            yield number, LabelledRow(**said | {"inputs": np.frombuffer(said["inputs"], np.float64)})
 
     def day_against_before(
         self, model: str, since_ms: int, before_limit: int, limit: int
@@ -124,23 +128,28 @@ class History:
         after = self._connection.execute(query.format(">", ""), (model, number, limit)).fetchall()
         return _stacked(before[::-1]), _stacked(after)
 
-    def _calls(
-        self, model: str, version: int, since_ms: int, until_ms: int
-    ) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.int64]]]:
+    def _calls(self, model: str, version: int, since_ms: int, until_ms: int) -> Iterator[_Part]:
         """A labelled row whose call is forgotten still counts; one whose call is remembered comes with its call."""
-        wanted = (model, version, since_ms, until_ms)
-        calls = (
-            "SELECT at_ms, inputs, predicted FROM prediction"
-            " WHERE model = ? AND version = ? AND at_ms >= ? AND at_ms < ? ORDER BY number"
-        )
-        for at_ms, inputs, predicted in self._connection.execute(calls, wanted):
+        wanted = (model, version, PRIMARY, since_ms, until_ms)
+        where = "WHERE model = ? AND version = ? AND rung = ? AND at_ms >= ? AND at_ms < ?"
+        calls = f"SELECT at_ms, principal, inputs, predicted FROM prediction {where} ORDER BY number"  # noqa: S608 - our own
+        for at_ms, principal, inputs, predicted in self._connection.execute(calls, wanted):
             classes = np.frombuffer(predicted, np.int64)
             if len(classes):
-                yield at_ms, np.frombuffer(inputs, np.float64).reshape(len(classes), -1), classes
+                rows = np.frombuffer(inputs, np.float64).reshape(len(classes), -1)
+                yield _Part(at_ms, principal, rows, classes)
         alone = (
-            "SELECT at_ms, inputs, predicted FROM labelled"
-            " WHERE model = ? AND version = ? AND at_ms >= ? AND at_ms < ?"
+            f"SELECT at_ms, principal, inputs, predicted FROM labelled {where}"  # noqa: S608 - our own
             " AND call_id NOT IN (SELECT call_id FROM prediction) ORDER BY number"
         )
-        for at_ms, inputs, predicted in self._connection.execute(alone, wanted):
-            yield at_ms, np.frombuffer(inputs, np.float64).reshape(1, -1), np.array([predicted], np.int64)
+        for at_ms, principal, inputs, predicted in self._connection.execute(alone, wanted):
+            rows = np.frombuffer(inputs, np.float64).reshape(1, -1)
+            yield _Part(at_ms, principal, rows, np.array([predicted], np.int64))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    at_ms: int
+    principal: str
+    inputs: Rows
+    predicted: NDArray[np.int64]

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from controlplane.cli import main
 
-COMMANDS = [[], ["gateway"], ["monitor"], ["token"], ["worker"], ["costs"], ["doctor"], ["vllm"], ["vllm", "render"], ["vllm", "serve"], ["audit"], ["audit", "verify"], ["audit", "show"],
+COMMANDS = [[], ["gateway"], ["monitor"], ["token"], ["worker"], ["costs"], ["doctor"], ["drift"], ["drift", "status"], ["drift", "report"], ["drift", "replay"], ["vllm"], ["vllm", "render"], ["vllm", "serve"], ["audit"], ["audit", "verify"], ["audit", "show"],
             ["audit", "tail"], ["policy"], ["policy", "lint"], ["policy", "test"], ["policy", "explain"], ["models"],
             *(["models", word] for word in ("list", "load", "unload", "label", "canary", "shadow", "rollback", "release",
                                             "render-tfserving"))]  # fmt: skip
