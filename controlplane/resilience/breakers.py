@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from controlplane.resilience.breaker import CircuitBreaker, State, Transition
-from controlplane.resilience.guarded import GuardedBackend, ProbeLeases
+from controlplane.resilience.guarded import Exchange, ProbeLeases
 from controlplane.resilience.settings import BreakerSettings
 from inference.backend import Backend, BackendReply, BackendRequest
 
@@ -160,7 +160,7 @@ class GuardedByVersion:
 
     def send(self, request: BackendRequest) -> AbstractAsyncContextManager[BackendReply]:
         breaker = self.breakers.of(request.target, request.version, request.label)
-        return GuardedBackend(self.inner, breaker, self.now, self.breakers.leases).send(request)
+        return Exchange(self.inner, breaker, self.now, self.breakers.leases, request)
 
 
 def target_in(name: str) -> str:

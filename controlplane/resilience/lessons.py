@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from http import HTTPStatus
 from types import MappingProxyType
 
 from inference.errors import BackendError, BackendRejected
@@ -27,7 +26,8 @@ class Verdict(StrEnum):
     TAUGHT_NOTHING = "taught_nothing"
 
 
-NOTHING, FAILED = Verdict.TAUGHT_NOTHING, Verdict.FAILED
+SUCCEEDED, NOTHING, FAILED = Verdict.SUCCEEDED, Verdict.TAUGHT_NOTHING, Verdict.FAILED
+CLIENT_ERRORS, SERVER_ERRORS = 400, 500
 
 LESSONS: Mapping[str, Verdict] = MappingProxyType(
     {
@@ -93,6 +93,6 @@ def verdict_of(error: BackendError) -> Verdict:
 
 def verdict_of_status(status: int) -> Verdict:
     """A 4xx is about the request: it neither proves the backend sick nor well."""
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return FAILED
-    return NOTHING if status >= HTTPStatus.BAD_REQUEST else Verdict.SUCCEEDED
+    if status < CLIENT_ERRORS:
+        return SUCCEEDED
+    return NOTHING if status < SERVER_ERRORS else FAILED

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 
 import pytest
 
 from controlplane.resilience.breaker import CircuitBreaker, State, Verdict
 from controlplane.resilience.guarded import GuardedBackend
 from controlplane.resilience.settings import BreakerSettings
-from inference.backend import BackendRequest
+from inference.backend import BackendReply, BackendRequest
 from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout, BackendUnavailable
+from inference.whole import Whole
 from tests.unit.resilience.fakes import FakeBackend, FakeClock
 
 PLAIN = BackendRequest(call_id="1", target="risk", operation="Predict")
@@ -212,3 +215,55 @@ async def test_callers_own_exception_passes_and_teaches_nothing(breaker: Circuit
     with pytest.raises(ValueError, match="mine"):
         await use()
     assert (breaker.counts(clock.now_s).calls, inner.open_calls) == (0, 0)
+
+
+@pytest.mark.parametrize("request_", [PLAIN, STREAM])
+async def test_who_reads_an_answer_may_fail_without_hurting_the_backend(
+    breaker: CircuitBreaker, clock: FakeClock, request_: BackendRequest
+) -> None:
+    """As a duty to mask that cannot read what the model said."""
+    backend = GuardedBackend(FakeBackend(clock), breaker, clock)
+
+    async def read() -> None:
+        async with backend.send(request_) as reply:
+            async for _ in reply.chunks:
+                pass
+            raise BackendBroke("redact_reply_unreadable")
+
+    for _ in range(40):
+        with pytest.raises(BackendBroke, match="redact"):
+            await read()
+    assert breaker.counts(clock.now_s) == (40, 0, 0)
+
+
+async def test_reply_that_is_here_whole_is_judged_at_once_and_once(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    @dataclass
+    class AtOnce:
+        left: int = 0
+
+        @asynccontextmanager
+        async def send(self, request: BackendRequest) -> AsyncGenerator[BackendReply]:
+            try:
+                yield BackendReply(200, (), Whole(b"answer"))
+            finally:
+                self.left += 1
+
+    inner = AtOnce()
+    async with GuardedBackend(inner, breaker, clock).send(PLAIN) as reply:
+        assert breaker.counts(clock.now_s) == (1, 0, 0)
+        assert reply.chunks.take() == b"answer"
+        clock.now_s += 5.0
+    assert (breaker.counts(clock.now_s), inner.left) == ((1, 0, 0), 1)
+
+
+async def test_leaving_with_an_error_hangs_up_and_passes_it_on(breaker: CircuitBreaker, clock: FakeClock) -> None:
+    inner = FakeBackend(clock, (b"a", b"b"))
+
+    async def leave() -> None:
+        async with GuardedBackend(inner, breaker, clock).send(STREAM) as reply:
+            await anext(reply.chunks)
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        await leave()
+    assert (inner.open_calls, breaker.counts(clock.now_s)) == (0, (1, 0, 0))
