@@ -72,6 +72,8 @@ class Agent:
 
     def open_scope(self, key: ScopeKey, now_s: float, idle_s: float, most: int) -> Scope:
         found = self.scope(key, now_s, idle_s)
+        if found is not None and found.seen_s == now_s:
+            return found
         if found is None:
             found = Scope(now_s, {rule: progress.copy() for rule, progress in self.carried.items()})
             self.scopes[key] = found
@@ -113,7 +115,7 @@ class Agent:
         return supposed
 
     def progress_known(self, rule: str, key: ScopeKey, now_s: float, idle_s: float) -> Progress | None:
-        scope = self.scope(key, now_s, idle_s)
+        scope = self.own if key is OWN else self.scope(key, now_s, idle_s)
         return self.carried.get(rule) if scope is None else scope.progress.get(rule)
 
     def advance(self, step: Step, now_s: float, idle_s: float, most: int) -> None:

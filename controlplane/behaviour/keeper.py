@@ -16,6 +16,9 @@ from controlplane.policy.behaviour import LONGEST_S
 
 FILE = "behaviour.json"
 
+Report = Callable[[int, int], None]
+"""(agents remembered, rules that refuse for want of their past)."""
+
 log = logging.getLogger(__name__)
 
 
@@ -27,9 +30,12 @@ class Keeper:
         settings: BehaviourSettings,
         watch: Watch,
         reader: past.Reader,
+        *,
         state: Path,
         wall_clock: Callable[[], float],
+        report: Report = lambda _agents, _unknown: None,
     ) -> None:
+        self._report = report
         self._settings, self._watch, self._reader = settings, watch, reader
         self._path, self._wall_clock = state / FILE, wall_clock
 
@@ -44,6 +50,7 @@ class Keeper:
         while True:
             await anyio.sleep(self._settings.check_s)
             await self._try_rebuild()
+            self._report(*self._watch.remembered(self._wall_clock()))
             if self._wall_clock() - saved_s >= self._settings.save_s:
                 saved_s = self._wall_clock()
                 self.save()

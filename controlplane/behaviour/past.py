@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,7 +36,7 @@ class Record(Protocol):
     @property
     def event_id(self) -> str: ...
     @property
-    def body(self) -> dict[str, Any]: ...
+    def body(self) -> Mapping[str, Any]: ...
 
 
 class Head(Protocol):

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from math import ceil, sqrt
 from typing import Any
 
@@ -26,7 +27,7 @@ HOUR_S, DAY_S = 3600, 86_400
 TOWARDS_PRIOR = 10.0  # windows that the prior weighs
 TOWARDS_AGENT = 30.0  # windows that the agent's own mean weighs in an hour
 SPREAD_EVERY = 16  # windows: it moves slowly, and takes as long as all the rest
-SPREAD_SETTLED = 240.0
+SPREAD_SETTLED = 60.0
 LONGEST_GAP_DAYS = 7  # of silence that is learnt as such; a longer one is an agent that was switched off
 MAX_LIMIT = 2**31
 
@@ -169,8 +170,12 @@ class Rate:
 
 def prior_limit(rule: RateRule) -> int:
     """What an agent may do of whom nothing is known."""
-    spread = rule.prior.spread + (1 / rule.prior.mean + rule.prior.spread) / TOWARDS_PRIOR
-    return max(rule.at_least, limit_of(rule.prior.mean, spread, rule.tail))
+    return max(rule.at_least, _prior_limit(rule.prior.mean, rule.prior.spread, rule.tail))
+
+
+@lru_cache(maxsize=64)
+def _prior_limit(mean: float, spread: float, tail: float) -> int:
+    return limit_of(mean, spread + (1 / mean + spread) / TOWARDS_PRIOR, tail)
 
 
 def kept(rate: Rate) -> list[Any]:

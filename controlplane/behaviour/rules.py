@@ -14,11 +14,12 @@ MAX_PLANS = 4096  # paths come from callers: what is kept for them is bounded, a
 
 
 class Plan(NamedTuple):
-    """What one kind of call is to the rules."""
+    """What one kind of call is to the rules; ``last`` are those parts that a rule may answer."""
 
     parts: tuple[tuple[Automaton, Part], ...] = ()
     loops: tuple[LoopRule, ...] = ()
     contexts: tuple[ContextRule, ...] = ()
+    last: tuple[tuple[Automaton, Part], ...] = ()
 
 
 NOTHING = Plan()
@@ -34,19 +35,18 @@ class Rules:
         self._contexts: list[tuple[ContextRule, Means]] = [
             (rule, compiled(rule.of, catalogue)) for rule in self.file.contexts
         ]
-        self._plans: dict[Deed, Plan] = {}
+        self._plans: dict[tuple[str, str], Plan] = {}
 
     @property
     def is_empty(self) -> bool:
         return not self.file.rules
 
     def plan_of(self, action: str, path: str) -> Plan:
-        deed = Deed(action, path)
-        found = self._plans.get(deed)
+        found = self._plans.get((action, path))
         if found is None:
             if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
-            found = self._plans[deed] = self._plan(deed)
+            found = self._plans[action, path] = self._plan(Deed(action, path))
         return found
 
     def _plan(self, deed: Deed) -> Plan:
@@ -54,7 +54,8 @@ class Rules:
         parts = tuple((automaton, part) for automaton, part in asked if part is not None)
         loops = tuple(rule for rule, means in self._loops if means(deed))
         contexts = tuple(rule for rule, means in self._contexts if means(deed))
-        return Plan(parts, loops, contexts) if parts or loops or contexts else NOTHING
+        last = tuple(one for one in parts if one[1].is_last)
+        return Plan(parts, loops, contexts, last) if parts or loops or contexts else NOTHING
 
     def ref(self, rule: AnyRule) -> RuleRef:
         return RuleRef(rule.id, self._sources.get(rule.id, ""))

@@ -15,7 +15,7 @@ from math import inf
 
 from controlplane.behaviour.agents import OWN, Agent, AgentKey, Agents, Pending, ScopeKey, Step
 from controlplane.behaviour.likeness import Reference, embed
-from controlplane.behaviour.loops import digest_of
+from controlplane.behaviour.loops import Recent, digest_of
 from controlplane.behaviour.rates import Change, Rate
 from controlplane.behaviour.rules import NOTHING, Plan, Rules
 from controlplane.behaviour.selecting import Deed
@@ -62,19 +62,26 @@ class _Asked:
     name: str
     agent: Agent
     rules: Rules
-    _places: Mapping[tuple[str, str], ScopeKey | None] | None = None
+    _run: ScopeKey | None = None
+    _session: ScopeKey | None = None
 
     def key(self, rule: SequenceRule | LoopRule) -> ScopeKey | None:
         """Where a rule counts this call; None: nowhere, or the rule leaves this agent alone."""
         if rule.except_agents and self.name in rule.except_agents:
             return None
-        if self._places is None:
-            session = "session", session_of(self.principal)
-            run = run_of(self.call.traceparent)
-            named = ("run", run) if run else None
-            self._places = {("run", "session"): named or session, ("run", "skip"): named}
-            self._places |= {("session", "session"): session, ("session", "skip"): session}
-        return self._places.get((rule.within, rule.untraced), OWN)
+        within = rule.within
+        if within == "run":
+            if self._run is None:
+                self._run = "run", run_of(self.call.traceparent)
+            if self._run[1]:
+                return self._run
+            if rule.untraced == "skip":
+                return None
+        elif within != "session":
+            return OWN
+        if self._session is None:
+            self._session = "session", session_of(self.principal)
+        return self._session
 
     def steps(self, plan: Plan) -> Iterator[Step]:
         for automaton, part in plan.parts:
@@ -124,8 +131,10 @@ class Watch:
             if plan.loops:
                 findings += self._loops(asked, plan.loops)
             if decision.permits:
-                findings += self._sequences(asked, plan)
-                findings += self._contexts(asked, plan.contexts)
+                if plan.last:
+                    findings += self._sequences(asked, plan)
+                if plan.contexts:
+                    findings += self._contexts(asked, plan.contexts)
         answered = self._answered(asked, decision, findings) if findings else decision
         if answered.permits and plan.parts:
             self._suppose(asked, plan)
@@ -216,15 +225,16 @@ class Watch:
         return findings
 
     def _loops(self, asked: _Asked, loops: Iterable[LoopRule]) -> list[Finding]:
-        digest, findings, done = digest_of(asked.call), [], set()
+        digest, findings, added = 0, list[Finding](), list[Recent]()
         for rule in loops:
             key = asked.key(rule)
             if key is None:
                 continue
             idle_s = asked.rules.file.idle_s
             recent = asked.agent.open_scope(key, asked.now_s, idle_s, self._settings.max_scopes).recent
-            if key not in done:
-                done.add(key)
+            if recent not in added:
+                added.append(recent)
+                digest = digest or digest_of(asked.call)
                 recent.add(digest)
             if rule.same_call is not None and (same := recent.same(digest)) >= rule.same_call:
                 findings.append(self._found(asked, rule, "loop", key, {"same_calls": same}))
@@ -234,9 +244,9 @@ class Watch:
 
     def _sequences(self, asked: _Asked, plan: Plan) -> list[Finding]:
         findings = []
-        for automaton, part in plan.parts:
+        for automaton, part in plan.last:
             rule = automaton.rule
-            key = asked.key(rule) if part.is_last else None
+            key = asked.key(rule)
             if key is None:
                 continue
             if self._known_from_s and self._known_from_s.get(rule.id, -inf) > asked.now_s and _refuses(rule):
@@ -340,6 +350,10 @@ class Watch:
         """Sequences whose past has to be read from the ledger."""
         self._current()
         return frozenset(name for name, from_s in self._known_from_s.items() if from_s == inf)
+
+    def remembered(self, now_s: float) -> tuple[int, int]:
+        """How many agents are remembered, and how many rules refuse because their past is not known."""
+        return len(self._agents), sum(from_s > now_s for from_s in self._known_from_s.values())
 
     def begin_rebuild(self) -> None:
         self._since = []

@@ -45,7 +45,9 @@ def waking(served: Any, **settings: Any) -> Rig:
 
 
 def keeper(rig: Rig, ledger: SqliteLedger, tmp_path: Path) -> Keeper:
-    return Keeper(rig.settings, rig.watch, LedgerReader(tmp_path / "ledger.sqlite"), tmp_path, lambda: rig.now_s)
+    return Keeper(
+        rig.settings, rig.watch, LedgerReader(tmp_path / "ledger.sqlite"), state=tmp_path, wall_clock=lambda: rig.now_s
+    )
 
 
 class Saving(Keeper):
@@ -55,7 +57,7 @@ class Saving(Keeper):
         ticks = iter(range(10**6))
         now_s = time.time()
         reader = LedgerReader(folder / "ledger.sqlite")
-        super().__init__(rig.settings, rig.watch, reader, folder, lambda: now_s + next(ticks) / 1000)
+        super().__init__(rig.settings, rig.watch, reader, state=folder, wall_clock=lambda: now_s + next(ticks) / 1000)
         self.saved = anyio.Event()
 
     def save(self) -> None:
@@ -121,7 +123,7 @@ async def test_a_ledger_that_cannot_be_read_leaves_the_rule_refusing_until_it_ca
             return super().head()
 
     rig, reader = waking(bundle(sequences=[LEAK])), Shut(tmp_path / "ledger.sqlite")
-    watching = Keeper(rig.settings, rig.watch, reader, tmp_path, lambda: rig.now_s)
+    watching = Keeper(rig.settings, rig.watch, reader, state=tmp_path, wall_clock=lambda: rig.now_s)
     await watching.begin()
     assert rig.ask("mail") == "behaviour_state_unknown"
     reader.is_shut = False
