@@ -28,6 +28,7 @@ from controlplane.monitor.showing import Showing, Standing, labelled
 from controlplane.policy.documents import BundleError, read_document
 from controlplane.retraining.course import Course, Evidence
 from controlplane.retraining.loop import LoopPorts
+from controlplane.retraining.mlflow_mirror import mirrored
 from controlplane.retraining.runners.choice import trainer_for
 from controlplane.retraining.scoring import savedmodel_score
 from controlplane.telemetry.logs import configure_logging
@@ -48,7 +49,7 @@ def ports_for(
     ranges = Ranges(settings.models_root / model.name, model.input, model.feature_names)
     return LoopPorts(
         store=store,
-        gateway=client,
+        gateway=mirrored(client, model.promotion.mlflow, settings.models_root),
         trainer=trainer_for(model.training, settings.models_root),
         score=savedmodel_score(model.input, model.output),
         report=report if settings.report.enabled else None,

@@ -354,7 +354,7 @@ class ModelLoop:
         """Each question once in an episode. The loop goes on meanwhile with what it may do alone."""
         course, training = self.course, self.settings.training
         questions = {
-            "no_trainer": not training.command,
+            "no_trainer": not training.is_on,
             "attempts_exhausted": course.attempt >= training.attempts,
             "fallback_not_better": course.fallback_gate is not None
             and course.serving is not Serving.FALLBACK
@@ -369,7 +369,7 @@ class ModelLoop:
     def _retrain(self) -> bool:
         """Retrain when enough rows came after the change and a challenger may still be tried."""
         course, training = self.course, self.settings.training
-        if not training.command or course.attempt >= training.attempts:
+        if not training.is_on or course.attempt >= training.attempts:
             return False
         needed = training.rows_after_change * training.growth**course.attempt
         if self.ports.store.count_after(course.model, course.change_row) < needed:
@@ -399,7 +399,7 @@ class ModelLoop:
             candidate = task.result()
         except TrainingError as error:
             return self._move(Event.TRAINING_FAILED, {"cause": error.reason})
-        return self._move(Event.TRAINED, {"manifest_sha256": candidate.manifest_digest, **self._report_evidence()})
+        return self._move(Event.TRAINED, {**candidate.facts, **self._report_evidence()})
 
     def _job(self) -> TrainingJob:
         """The job and its rows on disk; the same every time it is asked for."""

@@ -128,6 +128,10 @@ async def test_a_change_of_concept_is_found_bridged_and_learnt(survey: Survey, p
     assert learnt < 0.40 < bridged < 0.52 < champion_now
     manifest = json.loads((survey.path / "models/risk/2/provenance.json").read_text())
     assert manifest["metrics"]["training_rows"] > 400
+    told = next(move for move in survey.gateway.ledger if move["reason"] == "trained")["evidence"]
+    facts = ("runner", "parent_version", "data_sha256", "code_sha256", "data_rows")
+    assert [told[name] for name in facts] == [manifest[name] for name in facts]
+    assert told["metric_training_rows"] == manifest["metrics"]["training_rows"]
 
 
 async def test_other_people_with_the_same_truth_retrain_nothing(survey: Survey, parts: data.Parts) -> None:
