@@ -137,10 +137,7 @@ class ControlPlane:
             self._share_breakers(tasks, redis, holds)
             self.fleet.answers = self.answers = self._answers(redis)
             await self._money(stack, tasks, redis)
-            self.drift_desk = await anyio.to_thread.run_sync(
-                DriftDesk, self.settings.state / "drift.sqlite", self.ledger.append, self.clock.wall
-            )
-            stack.callback(self.drift_desk.close)
+            self.drift_desk = await self._desk(stack)
             self.gateway = await self._gateway(stack, tasks)
             self.app = self._application()
             self.grpc_port = await self._grpc(stack)
@@ -150,17 +147,7 @@ class ControlPlane:
             tasks.start_soon(self.adapting.loop.run)
             self.fleet.shadows.observe = self.metrics.observe_shadow
             tasks.start_soon(self.fleet.shadows.run, self.ledger.append)
-            gauges = Gauges(
-                metrics=self.metrics,
-                policy=self.policy,
-                ledger=self.ledger,
-                fleet=self.fleet,
-                adapting=self.adapting,
-                observations=self.observations,
-                answers=self.answers.memory,
-                wall_clock=self.clock.wall,
-            )
-            tasks.start_soon(gauges.keep_reporting)
+            tasks.start_soon(self._gauges().keep_reporting)
             self._stack = stack.pop_all()
         return self
 
@@ -177,6 +164,24 @@ class ControlPlane:
         if not self.policy.status().revision:
             faults["policy"] = "no_policy"
         return faults
+
+    async def _desk(self, stack: AsyncExitStack) -> DriftDesk:
+        path = self.settings.state / "drift.sqlite"
+        desk = await anyio.to_thread.run_sync(DriftDesk, path, self.ledger.append, self.clock.wall)
+        stack.callback(desk.close)
+        return desk
+
+    def _gauges(self) -> Gauges:
+        return Gauges(
+            metrics=self.metrics,
+            policy=self.policy,
+            ledger=self.ledger,
+            fleet=self.fleet,
+            adapting=self.adapting,
+            observations=self.observations,
+            answers=self.answers.memory,
+            wall_clock=self.clock.wall,
+        )
 
     def _redis(self, stack: AsyncExitStack) -> Any:
         """A client, None where nothing is shared. The package is an extra."""
