@@ -63,10 +63,12 @@ class LabelLearning:
         """Nothing is predicted yet."""
 
     def observe(self, admission: Admission, outcome: Outcome, *, recorded: bool) -> None:  # noqa: ARG002  protocol
-        call, is_whole = admission.call, len(outcome.body) == outcome.byte_count
-        if call.operation != "Predict" or outcome.status != "ok" or outcome.rung != "primary" or not is_whole:
+        call = admission.call
+        if call.operation != "Predict" or outcome.status != "ok" or outcome.rung != "primary":
             return
-        model, reply = call.resource.removeprefix(MODEL), bytes(outcome.body)
+        model, reply = call.resource.removeprefix(MODEL), outcome.body
+        if len(reply) != outcome.byte_count:
+            return
         self._waiting[admission.receipt.event_id] = _Predicted(admission.principal.tenant, model, reply)
         self._bytes += len(reply)
         while len(self._waiting) > MOST_CALLS or self._bytes > MOST_BYTES:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import AsyncGenerator, Callable, Collection
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
+from types import TracebackType
 from typing import NamedTuple
 
 import aiohttp
@@ -74,38 +75,33 @@ class VllmBackend:
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
-    @asynccontextmanager
-    async def send(self, request: BackendRequest) -> AsyncGenerator[BackendReply]:
+    def send(self, request: BackendRequest) -> AbstractAsyncContextManager[BackendReply]:
         """See ``Backend.send``. A 4xx about the request is a reply; everything else that is no success raises."""
+        return _Exchange(self, request)
+
+    async def _begin(self, request: BackendRequest, exchange: _Exchange) -> BackendReply:
         settings, now_s = self._settings, asyncio.get_running_loop().time()
-        deadline = Limit(now_s + min(request.timeout_s, settings.total_timeout_s), "deadline")
-        first_byte = deadline
+        deadline = first_byte = Limit(now_s + min(request.timeout_s, settings.total_timeout_s), "deadline")
         if request.streams:
             first_byte = min(deadline, Limit(now_s + settings.first_byte_timeout_s, "first_byte_timeout"))
         outgoing = self._preparer.prepare(request)
-        response = await self._head(request, outgoing, first_byte)
-        try:
-            usage = Usage()
-            is_stream = response.content_type == EVENT_STREAM
-            if is_stream and response.status == HTTPStatus.OK:
-                stream = ReplyStream(
-                    usage,
-                    request.operation,
-                    outgoing,
-                    limit_bytes=settings.max_event_bytes,
-                    says_done=settings.dialect == "vllm",
-                )
-                more = self._events(response, stream, first_byte, deadline)
-                read = _chained(await anext(more, b""), more)  # never started, it would not close `more`
-                async with aclosing(more), aclosing(read) as chunks:
-                    yield self._lend(request, response, chunks, usage)
-            else:
-                body = await self._whole(response, deadline)
-                self._raise_fault(response, body)
-                note_usage(body, usage)
-                yield self._lend(request, response, Whole(body), usage)
-        finally:
-            response.close()  # gives nothing back that has ended well, and hangs up on everything else
+        exchange.response = response = await self._head(request, outgoing, first_byte)
+        usage = Usage()
+        if response.status != HTTPStatus.OK or response.content_type != EVENT_STREAM:
+            body = await self._whole(response, deadline)
+            self._raise_fault(response, body)
+            note_usage(body, usage)
+            return self._lend(request, response, Whole(body), usage)
+        stream = ReplyStream(
+            usage,
+            request.operation,
+            outgoing,
+            limit_bytes=settings.max_event_bytes,
+            says_done=settings.dialect == "vllm",
+        )
+        exchange.events = events = self._events(response, stream, first_byte, deadline)
+        exchange.chunks = chunks = _chained(await anext(events, b""), events)
+        return self._lend(request, response, chunks, usage)
 
     def _lend(
         self, request: BackendRequest, response: aiohttp.ClientResponse, chunks: AsyncGenerator[bytes], usage: Usage
@@ -216,6 +212,40 @@ class VllmBackend:
                 trust_env=False,
             )
         return self._session
+
+
+class _Exchange(AbstractAsyncContextManager[BackendReply]):
+    """One request and its response, which is closed however this is left."""
+
+    __slots__ = ("_backend", "_request", "chunks", "events", "response")
+
+    def __init__(self, backend: VllmBackend, request: BackendRequest) -> None:
+        self._backend, self._request = backend, request
+        self.response: aiohttp.ClientResponse | None = None
+        self.events: AsyncGenerator[bytes] | None = None
+        self.chunks: AsyncGenerator[bytes] | None = None  # of ``events``; never started, it would not close them
+
+    async def __aenter__(self) -> BackendReply:
+        try:
+            return await self._backend._begin(self._request, self)  # noqa: SLF001  one thing in two parts
+        except BaseException:
+            await self._end()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._end()
+
+    async def _end(self) -> None:
+        try:
+            if self.chunks is not None:
+                await self.chunks.aclose()
+            if self.events is not None:
+                await self.events.aclose()
+        finally:
+            if self.response is not None:
+                self.response.close()  # gives nothing back that has ended well, and hangs up on everything else
 
 
 def _rules(settings: VllmSettings, adapters: Callable[[], Collection[str]]) -> Rules:

@@ -103,7 +103,10 @@ def held_for(decision: Decision, tenant: str) -> Held | None:
 
 
 def _duty(decision: Decision) -> Obligation | None:
-    return next((each for each in decision.obligations if each.name == BUDGET), None)
+    for each in decision.obligations:
+        if each.name == BUDGET:
+            return each
+    return None
 
 
 def _facts(limit: Limit) -> dict[str, Any]:

@@ -73,13 +73,22 @@ def request_for(admission: Admission, target: str, timeout_s: float) -> BackendR
 
 def priority_of(decision: Decision) -> int:
     """The level that policy obliges for this call: 0 is the most urgent, 9 the least."""
-    return next((o.parameters["level"] for o in decision.obligations if o.name == "priority"), ORDINARY)
+    for obligation in decision.obligations:
+        if obligation.name == "priority":
+            level: int = obligation.parameters["level"]
+            return level
+    return ORDINARY
 
 
 def reuse_of(decision: Decision) -> Reuse | None:
     """Policy's leave to give the answer again, and for which way of showing it."""
-    leave = next((o.parameters for o in decision.obligations if o.name == "cache"), None)
-    if leave is None or leave["ttl_s"] <= 0:
+    for obligation in decision.obligations:
+        if obligation.name == "cache":
+            leave = obligation.parameters
+            break
+    else:
+        return None
+    if leave["ttl_s"] <= 0:
         return None
     shaping = ";".join(f"{way}={','.join(sorts)}" for way, sorts in _masks(decision))
     return Reuse(leave["ttl_s"], sampled=leave["any"], shaping=shaping)

@@ -17,7 +17,7 @@ from typing import Protocol
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controlplane.calls import Call
 from controlplane.gateway.gateway import Admission, Gateway, is_strict
@@ -84,7 +84,7 @@ class DoorEndpoint:
     refused: Refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        request = Asked(scope, receive)
         async with HangUp() as gone:
 
             async def read_call() -> Call:
@@ -152,6 +152,28 @@ class DoorEndpoint:
         if problem.receipt is not None:
             response.headers["x-audit-receipt"] = f"{problem.receipt.index} {problem.receipt.event_id}"
         await exchange.answer(response)
+
+
+class Asked(Request):
+    """A request whose body, mostly one message, is read without a generator."""
+
+    async def body(self) -> bytes:
+        if not hasattr(self, "_body"):
+            message = await self.receive()
+            pieces = [_piece(message)]
+            while message.get("more_body", False):
+                message = await self.receive()
+                pieces.append(_piece(message))
+            self._stream_consumed = True
+            self._body = b"".join(pieces)
+        return self._body
+
+
+def _piece(message: Message) -> bytes:
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    piece: bytes = message.get("body", b"")
+    return piece
 
 
 class Broken(Exception):

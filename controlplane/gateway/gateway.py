@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Protocol
 
 from audit import AuditUnavailable
@@ -22,6 +23,7 @@ from controlplane.gateway.obligations import Obligations
 from controlplane.gateway.outcome import Outcome
 from inference.backend import BackendReply
 from inference.errors import BackendError, BackendTimeout
+from inference.leaving import leave
 from inference.whole import Whole
 
 BUDGET = "budget"
@@ -170,8 +172,7 @@ class Gateway:
         self.observer.admitted(admission)
         return admission
 
-    @asynccontextmanager
-    async def relay(self, admission: Admission) -> AsyncGenerator[BackendReply]:
+    def relay(self, admission: Admission) -> AbstractAsyncContextManager[BackendReply]:
         """Call the backend and lend out its reply; on leaving, record exactly one outcome for the intent.
 
         A context manager and not a bare generator: a generator that nobody ever starts runs no ``finally``, and an
@@ -181,49 +182,86 @@ class Gateway:
             BackendError: before the head of the reply, or from its ``chunks``.
             AuditUnavailable: on leaving, when a call with effects has no durable outcome: its answer is not whole.
         """
-        outcome = Outcome(started_s=admission.admitted_at_s)
-        try:
-            async with self.backends.send(admission) as reply:
-                outcome.answers(reply)
-                released = self.obligations.release(admission.decision, admission.call, reply)
-                if isinstance(released.chunks, Whole):
-                    outcome.saw(released.chunks.body, self.monotonic())
-                    outcome.completes()
-                    yield released
-                else:
-                    async with aclosing(self._chunks(released.chunks, outcome)) as chunks:
-                        yield replace(released, chunks=chunks)
-        except BackendError as error:
-            outcome.fails("timeout" if isinstance(error, BackendTimeout) else "error", error.reason)
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            raise  # the agent hung up: "cancelled" is what an outcome says until it knows better
-        except Exception:
-            outcome.fails("error", "internal")
-            raise
-        finally:
-            outcome.ended_s = self.monotonic()
-            outcome.cost = self.price(admission, outcome)
-            recorded = await self._record(admission, outcome)
-            self.observer.observe(admission, outcome, recorded=recorded)
-        if not recorded and is_strict(admission.call):
-            raise AuditUnavailable("outcome_unrecorded")
+        return _Relay(self, admission)
 
-    async def _chunks(self, inner: AsyncGenerator[bytes], outcome: Outcome) -> AsyncGenerator[bytes]:
+
+class _Relay(AbstractAsyncContextManager[BackendReply]):
+    """One admitted call on its way; see ``Gateway.relay``."""
+
+    __slots__ = ("_admission", "_chunks", "_gateway", "_outcome", "_sent")
+
+    def __init__(self, gateway: Gateway, admission: Admission) -> None:
+        self._gateway, self._admission = gateway, admission
+        self._outcome = Outcome(started_s=admission.admitted_at_s)
+        self._chunks: AsyncGenerator[bytes] | None = None
+
+    async def __aenter__(self) -> BackendReply:
+        try:
+            self._sent = self._gateway.backends.send(self._admission)
+            reply = await self._sent.__aenter__()
+            try:
+                return self._lent(reply)
+            except BaseException as error:
+                await leave(self._sent, self._chunks, error, error.__traceback__)
+                raise
+        except BaseException as error:
+            await self._end(error)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        try:
+            await leave(self._sent, self._chunks, error, trace)
+        except BaseException as broken:
+            await self._end(broken)
+            raise
+        recorded = await self._end(error)
+        if error is None and not recorded and is_strict(self._admission.call):
+            raise AuditUnavailable("outcome_unrecorded")
+        return None
+
+    def _lent(self, reply: BackendReply) -> BackendReply:
+        gateway, admission, outcome = self._gateway, self._admission, self._outcome
+        outcome.answers(reply)
+        released = gateway.obligations.release(admission.decision, admission.call, reply)
+        if isinstance(released.chunks, Whole):
+            outcome.saw(released.chunks.body, gateway.monotonic())
+            outcome.completes()
+            return released
+        self._chunks = chunks = self._passed(released.chunks)
+        return replace(released, chunks=chunks)
+
+    async def _passed(self, inner: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        monotonic, outcome = self._gateway.monotonic, self._outcome
         async with aclosing(inner):
             async for chunk in inner:
-                outcome.saw(chunk, self.monotonic())
+                outcome.saw(chunk, monotonic())
                 yield chunk
                 await asyncio.sleep(0)  # notice a hang-up even when nothing else makes us wait
         outcome.completes()
 
-    async def _record(self, admission: Admission, outcome: Outcome) -> bool:
-        """False means an intent without a durable outcome: the observer counts it and someone is woken."""
+    async def _end(self, error: BaseException | None) -> bool:
+        """Record what came of it, once. False: an intent without a durable outcome, which the observer counts."""
+        gateway, admission, outcome = self._gateway, self._admission, self._outcome
+        match error:
+            case None:
+                pass
+            case BackendError():
+                outcome.fails("timeout" if isinstance(error, BackendTimeout) else "error", error.reason)
+            case asyncio.CancelledError() | GeneratorExit():
+                pass  # the agent hung up: "cancelled" is what an outcome says until it knows better
+            case Exception():
+                outcome.fails("error", "internal")
+        outcome.ended_s = gateway.monotonic()
+        outcome.cost = gateway.price(admission, outcome)
         try:
-            await self.ledger.record_outcome(admission, outcome)
+            await gateway.ledger.record_outcome(admission, outcome)
+            recorded = True
         except Exception:  # noqa: BLE001  whatever the ledger's trouble is, it is counted and someone is woken
-            return False
-        return True
+            recorded = False
+        gateway.observer.observe(admission, outcome, recorded=recorded)
+        return recorded
 
 
 def is_strict(call: Call) -> bool:

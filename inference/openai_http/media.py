@@ -39,7 +39,10 @@ WITHIN = "data:"
 
 def points_somewhere(body: bytes) -> bool:
     """Whether ``body`` has to be looked through. May be true of text that only talks about URLs."""
-    return any(trace in body for trace in TRACES)
+    for trace in TRACES:  # noqa: SIM110  a generator costs more than what it finds
+        if trace in body:
+            return True
+    return False
 
 
 def check_media(fields: Mapping[str, msgspec.Raw], hosts: Collection[str]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from types import TracebackType
 
 from inference.backend import Backend, BackendReply, BackendRequest
 from inference.errors import BackendError, BackendRejected
+from inference.leaving import leave
 from inference.routing.health import Event, ReplicaHealth
 from inference.routing.load import SATURATED, Load
 from inference.routing.progress import Progress
@@ -147,59 +149,93 @@ class Replica:
         if lease:
             self.health.settle(lease, event, now_s, reason)
 
-    @asynccontextmanager
-    async def lend(
+    def lend(
         self, request: BackendRequest, *, lease: int = 0, judges: bool = True
-    ) -> AsyncGenerator[BackendReply]:
+    ) -> AbstractAsyncContextManager[BackendReply]:
         """``backend.send`` with everything noted that it teaches. ``judges``: failures may eject the replica.
 
         A 4xx is no progress: vLLM's front refuses a bad request also while nothing behind it moves.
         """
-        now = asyncio.get_running_loop().time
-        started_s, owes = now(), True
-        self.in_flight += 1
-        self.progress.owe(started_s)
-        try:
-            async with self.backend.send(request) as reply:
-                owes = False
-                if reply.status < HTTPStatus.BAD_REQUEST:
-                    self.progress.pay(now())
-                    self.settle(lease, Event.PROBE_SUCCEEDED, now())
-                else:
-                    self.progress.drop()
-                if isinstance(reply.chunks, Whole):  # nothing is owed any more
-                    if judges:
-                        self.health.succeed()
-                    yield reply
-                else:
-                    async with aclosing(self._watched(reply.chunks, started_s, judges=judges)) as chunks:
-                        reply.chunks = chunks
-                        yield reply
-        except BackendError as error:
-            if owes:
-                owes = not (teaches_nothing(error) or error.reason in SATURATION)
-                if not owes:
-                    self.progress.drop()
-                self._judge(error, started_s, lease, judges=judges)
-            raise
-        finally:
-            if owes:
-                self.progress.forgive()
-            self.in_flight -= 1
-            self.settle(lease, Event.PROBE_ABANDONED, now())
+        return _Loan(self, request, lease, judges=judges)
 
-    def _judge(self, error: BackendError, started_s: float, lease: int, *, judges: bool) -> None:
+
+class _Loan(AbstractAsyncContextManager[BackendReply]):
+    """One call at one replica; see ``Replica.lend``."""
+
+    __slots__ = ("_chunks", "_judges", "_lease", "_now", "_owes", "_replica", "_request", "_sent", "_started_s")
+
+    def __init__(self, replica: Replica, request: BackendRequest, lease: int, *, judges: bool) -> None:
+        self._replica, self._request, self._lease, self._judges = replica, request, lease, judges
+        self._chunks: AsyncGenerator[bytes] | None = None
+
+    async def __aenter__(self) -> BackendReply:
+        replica = self._replica
+        self._now = asyncio.get_running_loop().time
+        self._started_s, self._owes = self._now(), True
+        replica.in_flight += 1
+        replica.progress.owe(self._started_s)
+        try:
+            self._sent = replica.backend.send(self._request)
+            reply = await self._sent.__aenter__()
+        except BaseException as error:
+            if isinstance(error, BackendError):
+                self._learn(error)
+            self._end()
+            raise
+        try:
+            return self._lent(reply)
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        try:
+            return await leave(self._sent, self._chunks, error, trace)
+        finally:
+            self._end()
+
+    def _lent(self, reply: BackendReply) -> BackendReply:
+        replica, self._owes = self._replica, False
+        if reply.status < HTTPStatus.BAD_REQUEST:
+            now_s = self._now()
+            replica.progress.pay(now_s)
+            replica.settle(self._lease, Event.PROBE_SUCCEEDED, now_s)
+        else:
+            replica.progress.drop()
+        if not isinstance(reply.chunks, Whole):
+            reply.chunks = self._chunks = self._watched(reply.chunks)
+        elif self._judges:  # nothing is owed any more
+            replica.health.succeed()
+        return reply
+
+    def _learn(self, error: BackendError) -> None:
+        """It came before the head of a reply."""
+        if teaches_nothing(error) or error.reason in SATURATION:
+            self._owes = False
+            self._replica.progress.drop()
+        self._judge(error)
+
+    def _end(self) -> None:
+        if self._owes:
+            self._replica.progress.forgive()
+        self._replica.in_flight -= 1
+        if self._lease:
+            self._replica.settle(self._lease, Event.PROBE_ABANDONED, self._now())
+
+    def _judge(self, error: BackendError) -> None:
         if teaches_nothing(error):
             return
-        now_s = asyncio.get_running_loop().time()
+        replica, now_s = self._replica, self._now()
         if error.reason not in SATURATION:
-            self.settle(lease, Event.PROBE_FAILED, now_s, error.reason)
-        if judges:
-            self.note_failure(error, started_s, now_s)
+            replica.settle(self._lease, Event.PROBE_FAILED, now_s, error.reason)
+        if self._judges:
+            replica.note_failure(error, self._started_s, now_s)
 
-    async def _watched(self, chunks: AsyncGenerator[bytes], started_s: float, *, judges: bool) -> AsyncGenerator[bytes]:
+    async def _watched(self, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
         """The chunks as they are; each wait for one is a debt of the replica, each one that comes is progress."""
-        now, progress = asyncio.get_running_loop().time, self.progress
+        now, replica, progress = self._now, self._replica, self._replica.progress
         async with aclosing(chunks):
             while True:
                 progress.owe(now())
@@ -207,15 +243,15 @@ class Replica:
                     chunk = await anext(chunks, None)
                 except BaseException as error:
                     progress.forgive()
-                    if judges and isinstance(error, BackendError) and not teaches_nothing(error):
-                        self.note_failure(error, started_s, now())
+                    if self._judges and isinstance(error, BackendError) and not teaches_nothing(error):
+                        replica.note_failure(error, self._started_s, now())
                     raise
                 progress.pay(now())
                 if chunk is None:
                     break
                 yield chunk
-        if judges:
-            self.health.succeed()
+        if self._judges:
+            replica.health.succeed()
 
 
 def teaches_nothing(error: BackendError) -> bool:
