@@ -178,6 +178,7 @@ class World:
         self.policy, self.labels = PolicyStatus(), list[OutcomeLabel]()
         self.asked: list[tuple[str, str, str]] = []
         self.revoked: set[str] = set()
+        self.denied: set[tuple[str, str]] = set()  # (action, resource) that policy lets nobody do
         self.is_identity_down = self.is_ledger_down = False
         self.now_s = 0.0
         self.models.known["risk"] = ModelView(
@@ -203,6 +204,8 @@ class World:
         if not credential or credential in self.revoked or credential not in PEOPLE:
             raise NotProven("revoked" if credential in self.revoked else "no_credential", challenge='Bearer x="y"')
         principal = PEOPLE[credential]
+        if (action, resource) in self.denied:
+            raise NotAllowed("no_matching_rule")
         if principal.subject == "service:monitor" and (action, resource) not in MONITOR_MAY:
             raise NotAllowed("no_matching_rule")
         if principal.subject == "user:reader" and action != "read":
