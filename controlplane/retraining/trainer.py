@@ -14,12 +14,14 @@ Each ``reason`` is a stable word: it goes into the ledger and into metric labels
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 Progress = Callable[[Mapping[str, Any]], None]
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class TrainingError(Exception):
@@ -60,6 +62,10 @@ class OutputInvalid(TrainingError):
 
 class DiskFull(TrainingError):
     reason = "disk_full"
+
+
+def training_error_for(error: OSError) -> TrainingError:
+    return DiskFull(str(error)) if error.errno in NO_SPACE else TrainingFailed(str(error))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

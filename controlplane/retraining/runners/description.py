@@ -130,6 +130,11 @@ def read_description(place: Path) -> Description:
     return found
 
 
+def is_full(place: Path, free_bytes: int) -> bool:
+    """Whether less than ``free_bytes`` are left where the job lies."""
+    return shutil.disk_usage(place).free < free_bytes
+
+
 def read_metrics(place: Path) -> dict[str, Any]:
     """Numbers and short words that the trainer left; none if it left none, or something else."""
     return plain(read_plain(place / METRICS))

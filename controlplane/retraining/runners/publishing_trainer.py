@@ -7,7 +7,6 @@ only what passes ``output.py`` becomes a candidate. The provenance beside the mo
 from __future__ import annotations
 
 import asyncio
-import errno
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from controlplane.retraining.runners.description import Description, describe, digest_of_file, plain
+from controlplane.retraining.runners.description import Description, describe, digest_of_file, is_full, plain
 from controlplane.retraining.runners.output import check_output
 from controlplane.retraining.settings import TrainingSettings
 from controlplane.retraining.trainer import (
@@ -27,10 +26,10 @@ from controlplane.retraining.trainer import (
     TrainingError,
     TrainingFailed,
     TrainingJob,
+    training_error_for,
 )
 from controlplane.retraining.versions import MANIFEST, Versions, digest_of
 
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 LEFTOVER_S = 86_400.0  # nobody trains for a day without touching a file; a younger one may be another process's
 
 
@@ -63,7 +62,7 @@ class PublishingTrainer:
             try:
                 return await self._train(versions, job, progress)
             except OSError as error:
-                raise _error_for(error) from error
+                raise training_error_for(error) from error
 
     @contextmanager
     def _alone(self, model: str) -> Iterator[None]:
@@ -89,7 +88,7 @@ class PublishingTrainer:
         return candidate
 
     def _describe(self, versions: Versions, job: TrainingJob, place: Path) -> Description:
-        if self._is_full(place):
+        if is_full(place, self.settings.disk_free_bytes):
             raise DiskFull(f"less than {self.settings.disk_free_bytes} bytes are free under {self.root}")
         with versions.alone():
             return describe(job, self.settings.output, digest_of(self.settings.code), place)
@@ -99,12 +98,9 @@ class PublishingTrainer:
         try:
             return await self.runner.run(description, progress)
         except TrainingFailed as error:
-            if self._is_full(description.place):
+            if is_full(description.place, self.settings.disk_free_bytes):
                 raise DiskFull(str(error)) from error
             raise
-
-    def _is_full(self, place: Path) -> bool:
-        return shutil.disk_usage(place).free < self.settings.disk_free_bytes
 
     def _publish(self, versions: Versions, description: Description, metrics: Mapping[str, Any]) -> Candidate:
         """Several processes may have waited for the same job: one of them publishes, the others find it published."""
@@ -123,9 +119,3 @@ class PublishingTrainer:
         if (parent / MANIFEST).is_file():
             manifest["parent_sha256"] = digest_of_file(parent / MANIFEST)
         return {name: said for name, said in manifest.items() if name not in ("rows", "out", "name", "new_version")}
-
-
-def _error_for(error: OSError) -> TrainingError:
-    if error.errno in NO_SPACE:
-        return DiskFull(str(error))
-    return TrainingFailed(str(error))

@@ -22,7 +22,7 @@ from controlplane.retraining.runners.queue_database import MISSED_BEATS, TASK, U
 from controlplane.retraining.runners.queue_jobs import ENDED, place_of
 from controlplane.retraining.runners.subprocess_runner import SubprocessRunner
 from controlplane.retraining.settings import QueueSettings, TrainingSettings
-from controlplane.retraining.trainer import TrainingError, TrainingFailed
+from controlplane.retraining.trainer import TrainingError, TrainingFailed, training_error_for
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class QueueWorker:
         try:
             await self._run(place, arguments)
         except (TrainingError, DescriptionInvalid, OSError) as error:
-            known = error if isinstance(error, TrainingError) else TrainingFailed(str(error))
+            known = _known(error)
             log.error("training %s failed (%s): %s", arguments["job"], known.reason, error)  # noqa: TRY400 - no bug
             with suppress(OSError):
                 write_json(place / ENDED, {"reason": known.reason, "detail": str(error)[-2_000:]})
@@ -95,6 +95,12 @@ class QueueWorker:
             log.info("training %s: %s", description.model, json.dumps(dict(said)))
 
         await SubprocessRunner(settings).run(description, progress)
+
+
+def _known(error: Exception) -> TrainingError:
+    if isinstance(error, TrainingError):
+        return error
+    return training_error_for(error) if isinstance(error, OSError) else TrainingFailed(str(error))
 
 
 async def clean(app: procrastinate.App, queue: QueueSettings) -> None:

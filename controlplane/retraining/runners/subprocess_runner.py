@@ -22,9 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from controlplane.retraining.runners.description import METRICS, STATUS, Description, plain, read_metrics, write_json
+from controlplane.retraining.runners.description import (
+    METRICS,
+    STATUS,
+    Description,
+    is_full,
+    plain,
+    read_metrics,
+    write_json,
+)
 from controlplane.retraining.settings import TrainingSettings
-from controlplane.retraining.trainer import OutputInvalid, Progress, TrainingFailed, TrainingTimeout
+from controlplane.retraining.trainer import DiskFull, OutputInvalid, Progress, TrainingFailed, TrainingTimeout
 
 LONGEST_LINE_BYTES = 65_536
 KEPT_COMPLAINT_LINES = 20
@@ -50,6 +58,10 @@ class SubprocessRunner:
                 raise OutputInvalid("the trainer left no model")
             write_json(description.place / METRICS, metrics)
             filled.rename(description.out)
+        except TrainingFailed as error:  # before what it left is removed
+            if is_full(description.place, self.settings.disk_free_bytes):
+                raise DiskFull(str(error)) from error
+            raise
         except OSError:
             if not description.out.exists():  # somebody who was thought dead was not, and came first
                 raise

@@ -171,7 +171,7 @@ async def test_a_trainer_that_failed_on_a_full_disk_failed_because_of_it(
 ) -> None:
     runner.error = TrainingFailed("ended with 1")
     checked = iter([False, True])
-    monkeypatch.setattr(PublishingTrainer, "_is_full", lambda *_: next(checked))
+    monkeypatch.setattr("controlplane.retraining.runners.publishing_trainer.is_full", lambda *_: next(checked))
     with pytest.raises(DiskFull):
         await trainer_of(tmp_path, runner).train(job_in(tmp_path), lambda _: None)
 
