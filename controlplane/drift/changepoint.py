@@ -1,7 +1,8 @@
 """Since when, and how far: the start of the running CUSUM excursion of each stream, and its sums since then.
 
 Page, "Continuous inspection schemes", Biometrika 41 (1954): C = max(0, C + log L). The last time at which C was zero is
-the maximum likelihood estimate of the change for the alternative in L. It is an estimate and carries no guarantee.
+the maximum likelihood estimate of the change for the alternative in L. It is an estimate and carries no guarantee. C is
+held below ``HIGHEST``, so that a change that is over is forgotten in time for the next one to be dated.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+HIGHEST = 20.0  # about what a verdict takes
 
 
 @dataclass(slots=True)
@@ -28,7 +31,7 @@ class ChangePoints:
 
     def update(self, log_factors: NDArray[np.float64], sums: NDArray[np.int64], last_row: int) -> None:
         """One block that ends with row ``last_row``: (streams,) its log-likelihood ratios and its sums."""
-        self._excursion += log_factors
+        np.minimum(self._excursion + log_factors, HIGHEST, out=self._excursion)
         self.blocks += 1
         self.total += sums
         over = self._excursion <= 0.0

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 TOLERANCE = 1.10
 Mixture = tuple[tuple[float, float], ...]  # (times the band's odds, weight)
 HIGHEST_BAND = 0.90  # above it nothing is left to detect
+HIGHEST_EXCURSION = 50.0  # a verdict takes about 15; a change that is over must be forgotten before the next one
 # Alternatives as multiples of the band's odds, so that they fit rare and common errors alike, each with its weight in
 # the mixture. Few, because every further one thins the others: five or six spread evenly took 3 to 4 % more rows in
 # benchmarks/drift. The lightest is for changes that barely leave the band, where rows are cheap and time is long.
@@ -144,15 +145,19 @@ class ErrorDetector:
                 since[0], since[1] = 1, 1
             else:
                 since[0], since[1] = since[0] + 1, since[1] + misses + 1
-            self._cusum[i] = excursion + math.log(hit)
+            self._cusum[i] = min(HIGHEST_EXCURSION, excursion + math.log(hit))
         self._misses = 0
         self.alarmed = self.evidence >= 1 / self.alpha
 
     @property
     def evidence(self) -> float:
         """The mixture; an alarm when it reaches 1/alpha at an error."""
+        return sum(self._parts())
+
+    def _parts(self) -> list[float]:
+        """Each alternative's part in the evidence."""
         parts = zip(self.mixture, self._roberts, self._miss, strict=True)
-        return sum(weight * _after_misses(roberts, miss, self._misses) for (_, weight), roberts, miss in parts)
+        return [weight * _after_misses(roberts, miss, self._misses) for (_, weight), roberts, miss in parts]
 
     @property
     def change_row(self) -> int:
@@ -167,10 +172,10 @@ class ErrorDetector:
         return 0.0 if best is None else self._since[best][0] / (self._since[best][1] + self._misses)
 
     def _best_fit(self) -> int | None:
-        """The alternative with the largest excursion that still runs."""
-        excursions = [c + self._misses * math.log(miss) for c, miss in zip(self._cusum, self._miss, strict=True)]
-        best = max(range(len(excursions)), key=excursions.__getitem__)
-        return best if excursions[best] > 0 else None
+        """The alternative with the most evidence, if its excursion still runs."""
+        parts = self._parts()
+        best = max(range(len(parts)), key=parts.__getitem__)
+        return best if self._cusum[best] + self._misses * math.log(self._miss[best]) > 0 else None
 
     def start_anew(self) -> None:
         """Forget the evidence but not where the change was: one that lasts alarms again and says since when."""

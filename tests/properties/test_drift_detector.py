@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.drift.edetector import MIXTURE, ErrorDetector, Reference, restored
@@ -39,6 +39,7 @@ def test_one_more_error_never_lowers_the_evidence(stream: list[int], band: float
     assert more.alarmed or more.evidence >= less.evidence
 
 
+@settings(deadline=None)
 @given(errors, st.floats(0.01, 0.8))
 def test_the_evidence_is_that_of_the_recursion_row_by_row(stream: list[int], band: float) -> None:
     detector = ErrorDetector(band, 1e-300)
@@ -52,6 +53,7 @@ def test_the_evidence_is_that_of_the_recursion_row_by_row(stream: list[int], ban
     assert detector.evidence == pytest.approx(plain, rel=1e-6)
 
 
+@settings(deadline=None)
 @given(errors, st.floats(0.01, 0.8), st.lists(st.integers(0, 300), max_size=5))
 def test_arrays_in_any_parts_are_rows_one_by_one(stream: list[int], band: float, cuts: list[int]) -> None:
     one_by_one, in_parts = ErrorDetector(band, 0.01), ErrorDetector(band, 0.01)

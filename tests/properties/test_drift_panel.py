@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.drift.packing import Unpackable, pack, unpack
@@ -43,6 +43,7 @@ NUMBERS = np.arange(1, STREAM_ROWS + 1) * 3
 
 
 @pytest.mark.parametrize("trigger", ["sequential", "evidently"])
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, STREAM_ROWS), max_size=12), killed=st.lists(st.booleans(), min_size=13))
 def test_a_panel_killed_between_any_batches_loses_no_evidence(
     trigger: str, cuts: list[int], killed: list[bool]
@@ -65,6 +66,7 @@ def test_a_panel_killed_between_any_batches_loses_no_evidence(
     assert panel.state() == whole.state()
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(allow_infinity=False), min_size=1, max_size=200),
     st.lists(st.floats(), min_size=1, max_size=50),
@@ -76,6 +78,7 @@ def test_every_value_there_is_ranks_between_nought_and_one(reference: list[float
     assert ((column.spreads[cells] >= 0) & (column.spreads[cells] <= UNIT)).all()
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), st.integers() | st.text() | st.none()), st.lists(st.floats(), max_size=20))
 def test_what_is_packed_comes_back(plain: dict[str, object], values: list[float]) -> None:
     arrays = {"f": np.array(values), "i": np.arange(3), "z": np.zeros((2, 0), np.int32)}
@@ -86,6 +89,7 @@ def test_what_is_packed_comes_back(plain: dict[str, object], values: list[float]
         np.testing.assert_array_equal(back[name], array)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 5_000))
 def test_foreign_and_cut_bytes_are_refused(foreign: bytes, end: int) -> None:
     for packed in (foreign, ENROLMENTS["sequential"][:end]):

@@ -143,6 +143,19 @@ def test_a_change_that_lasts_gives_verdicts_again_and_says_the_same_since() -> N
     assert len({verdict.since_row for verdict in found}) == 1
 
 
+def test_a_change_that_passes_and_comes_again_is_dated_anew() -> None:
+    panel = fresh()
+    for changed in (False, True, False, True):
+        rows = mixed(79 + changed, 5_000)
+        rows[:, 0] += changed
+        errors = coins(17 + changed, 0.4 if changed else 0.1, 5_000)
+        found = panel.feed(rows, {"error": errors})
+    dated = {verdict.detector: verdict.since_row for verdict in reversed(found)}
+    assert abs(dated["inputs_50"] - 15_000) <= 50
+    assert abs(dated["inputs_200"] - 15_000) <= 200
+    assert abs(dated["error"] - 15_000) <= 50
+
+
 def test_the_ledger_gets_integers_and_words() -> None:
     panel, changed = fresh(), mixed(76, 1_000)
     changed[:, 0] += 2
