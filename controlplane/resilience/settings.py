@@ -26,7 +26,8 @@ class BreakerSettings(BaseModel, frozen=True, extra="forbid"):
         default=50,
         ge=1,
         description="The window reaches back further until it holds so many calls. At 2 calls a second and 30 % true "
-        "errors, 20 calls alone opened falsely 63 times an hour and 50 never.",
+        "errors, 20 calls opened falsely 18 times an hour, 50 twice and 100 never; a dead backend was given up after "
+        "7, 13 and 25 s.",
     )
     window_max_s: float = Field(default=60.0, gt=0, description="Seconds the stretched window looks back at most.")
     min_calls: int = Field(default=20, ge=1, description="Calls the window must hold before a rate means anything.")
