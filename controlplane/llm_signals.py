@@ -7,6 +7,7 @@ calls do not wait for it. Under more load than it may look at, each call has the
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import deque
 from collections.abc import Callable
@@ -34,6 +35,7 @@ TURN_S = 0.1
 AT_ONCE = 4  # answers between two turns of the event loop; one costs some hundred microseconds at its largest
 LONGEST_REQUEST = 256 * 1024  # of a larger one only the answer is read
 MICRO = 1_000_000
+log = logging.getLogger(__name__)
 
 
 class Heard(NamedTuple):
@@ -50,6 +52,7 @@ class LanguageSignals:
     text_bytes: int
     chance: Callable[[], float] = random.random
     skipped: int = 0  # by chance, under load
+    broken: int = 0
     _waiting: list[Heard] = field(default_factory=list)
     _offered: int = 0  # since the last turn
 
@@ -86,8 +89,14 @@ class LanguageSignals:
             await anyio.lowlevel.checkpoint()
 
     def _take(self, admission: Admission, outcome: Outcome) -> None:
-        values = signals_of(admission, outcome, self.text_bytes)
-        self.observations.keep(self.observations.signals(admission, outcome, values))
+        """An answer that cannot be taken apart, whatever the reason, costs its own signals and nobody else's."""
+        try:
+            values = signals_of(admission, outcome, self.text_bytes)
+            self.observations.keep(self.observations.signals(admission, outcome, values))
+        except Exception:
+            self.broken += 1
+            if self.broken == 1:
+                log.exception("an answer could not be made into signals; calls go on")
 
 
 def signals_of(admission: Admission, outcome: Outcome, text_bytes: int) -> dict[str, float]:

@@ -96,6 +96,8 @@ class _Streamed:
     calls: dict[Any, tuple[str, list[str]]] = field(default_factory=dict)
 
     def add(self, place: Any, name: str, piece: str) -> None:
+        if not isinstance(name, str) or not isinstance(piece, str):
+            raise TypeError("names and arguments of tools are text")
         known = self.calls.setdefault(place, (name, []))
         known[1].append(piece)
 
@@ -161,7 +163,7 @@ def _read_messages(document: dict[str, Any], spoken: Spoken, streamed: _Streamed
         for block in document.get("content") or ():
             _add_text(spoken, block.get("text"))
             if block.get("type") == "tool_use":
-                spoken.tool_calls.append((block.get("name") or "", json.dumps(block.get("input"))))
+                spoken.tool_calls.append((str(block.get("name") or ""), json.dumps(block.get("input"))))
         _add_ending(spoken, document.get("stop_reason"))
 
 
