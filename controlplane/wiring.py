@@ -244,7 +244,8 @@ class ControlPlane:
             stack.push_async_callback(store.settle)
             tasks.start_soon(store.keep_settling)
         paths = {"ledger": self.settings.audit.path, "state": self.settings.state}
-        self.spending = Spending(settings, self.policy, self.metrics, self.clock, **paths, store=store)
+        listen = self.ledger.listen
+        self.spending = Spending(settings, self.policy, self.metrics, self.clock, **paths, store=store, listen=listen)
         await self.spending.begin()
         stack.push_async_callback(anyio.to_thread.run_sync, self.spending.save)
         tasks.start_soon(self.spending.keep)
