@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 import pytest
 
-from controlplane.resilience.breaker import State, Transition, Verdict
+from controlplane.resilience.breaker import CircuitBreaker, State, Transition, Verdict
 from controlplane.resilience.breakers import Breakers, GuardedByVersion, breaker_name, target_in
 from controlplane.resilience.settings import BreakerSettings
-from inference.backend import BackendRequest
+from inference.backend import BackendReply, BackendRequest
 from inference.errors import BackendUnavailable
+from inference.whole import Whole
 from tests.unit.resilience.fakes import FakeBackend, FakeClock
 
 
@@ -123,3 +128,84 @@ def test_listener_that_fails_hurts_nobody(clock: FakeClock, caplog: pytest.LogCa
         breakers.hold("risk/2", "operator")
     assert [move.after for move in told] == [State.HELD]
     assert "metrics are down" in caplog.text
+
+
+async def test_of_two_hundred_callers_one_probes_at_a_time_until_a_round_of_four_has_closed_it(
+    clock: FakeClock,
+) -> None:
+    breakers = registry(clock)
+    breaker = breakers.of("risk", 2)
+    for _ in range(5):
+        breaker.report(breaker.admit(clock.now_s), Verdict.UNREACHABLE, 0.0, clock.now_s)
+    clock.now_s += 5.0
+    inner = Busy(breaker)
+    backend = GuardedByVersion(inner, breakers, clock)
+
+    async def caller() -> None:
+        while True:
+            with suppress(BackendUnavailable):
+                async with backend.send(BackendRequest(call_id="1", target="risk", operation="Predict", version=2)):
+                    return
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(caller() for _ in range(200)))
+    assert (inner.probes, inner.most_probes) == (4, 1)
+    assert inner.calls == 200
+    assert breaker.counts(clock.now_s).calls == 196
+
+
+@dataclass
+class Busy:
+    """Takes a few turns of the event loop for each call."""
+
+    breaker: CircuitBreaker
+    calls: int = 0
+    probes: int = 0
+    probing: int = 0
+    most_probes: int = 0
+
+    @asynccontextmanager
+    async def send(self, request: BackendRequest) -> AsyncGenerator[BackendReply]:
+        is_probe = self.breaker.state is State.HALF_OPEN
+        self.calls += 1
+        self.probes += is_probe
+        self.probing += is_probe
+        self.most_probes = max(self.most_probes, self.probing)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.probing -= is_probe
+        yield BackendReply(200, (), Whole(b"answer"))
+
+
+def test_listeners_hear_of_every_hold_and_one_that_fails_hurts_nobody(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    breakers, told = registry(clock), []
+
+    def broken(name: str, reason: str, is_held: bool) -> None:
+        raise RuntimeError("sharing is down")
+
+    breakers.listen_to_holds(broken)
+    breakers.listen_to_holds(lambda *said: told.append(said))
+    with caplog.at_level(logging.ERROR):
+        breakers.hold("risk/2", "operator")
+        breakers.hold("risk/2", "operator")
+        breakers.hold("risk/2", "drift")
+        breakers.release("risk/2", "nobody")
+        breakers.release("risk/2", "operator")
+    assert told == [("risk/2", "operator", True), ("risk/2", "drift", True), ("risk/2", "operator", False)]
+    assert breakers.holds() == [("risk/2", "drift")]
+    assert "sharing is down" in caplog.text
+
+
+def test_breaker_that_was_added_has_its_own_settings_and_is_never_forgotten(clock: FakeClock) -> None:
+    breakers = registry(clock, max_breakers=1)
+    breaker = breakers.add("tool:refund", BreakerSettings(connect_failures=1))
+    breaker.report(breaker.admit(0.0), Verdict.UNREACHABLE, 0.0, 0.0)
+    assert breaker.state is State.OPEN
+    for version in range(20):
+        breakers.of("risk", version)
+    assert breakers.of("tool:refund") is breaker
+    breakers.hasten("tool:refund")
+    breakers.hasten("never heard of")
+    assert breaker.retry_after_s(clock.now_s) == 0.0
