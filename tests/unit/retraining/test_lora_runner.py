@@ -13,6 +13,7 @@ import pytest
 from controlplane.retraining.runners.publishing_trainer import PublishingTrainer
 from controlplane.retraining.settings import TrainingSettings
 from controlplane.retraining.trainer import OutputInvalid
+from tests.real.lora_adapter import write_adapter
 
 from .training_fakes import FillingRunner, job_in, leftovers
 
@@ -50,6 +51,14 @@ async def test_an_adapter_is_published_as_a_folder_with_its_provenance(tmp_path:
         "adapter_model.safetensors",
         "provenance.json",
     }
+
+
+async def test_the_adapter_that_a_real_vllm_loads_elsewhere_in_these_tests_passes(tmp_path: Path) -> None:
+    base = tmp_path / "tiny"
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps({"hidden_size": 16, "num_hidden_layers": 2}))
+    made = write_adapter(tmp_path / "made", base, seed=1)
+    assert (await trainer_of(tmp_path, made).train(job_in(tmp_path), lambda _: None)).version == 2
 
 
 def _configured(**changes: Any) -> Spoil:
