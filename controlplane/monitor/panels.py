@@ -27,6 +27,7 @@ Rows = NDArray[np.float64]
 MOST_CLASSES = 20  # a model with more answers is watched by its confidence alone
 SIGNAL_VALUES = 100  # of a signal in the reference; one with fewer is not watched
 PREDICTED, CONFIDENCE = "predicted=", "confidence"
+ERROR = ("error",)  # labels have a watch of their own, and a part of the budget
 LOWER_RUNG, OTHER_VERSION = "lower_rung", "other_version"
 
 
@@ -156,7 +157,7 @@ class VersionPanel:
         if self.predicts:
             self.answers = answer_titles(*rows[:, -2:].T)
         titles = [*self.names, *self.answers]
-        self.panel = Panel.enrol(titles, self._columns(rows), _signals_in(calls), self.settings.panel)
+        self.panel = Panel.enrol(titles, self._columns(rows), _signals_in(calls), self.settings.panel, elsewhere=ERROR)
         store.keep_document(f"panel-enrolment/{self.model}", {"bytes": _text(self.panel.enrolment())})
         self.learnt(rows[:, : len(self.names)])
         for chunk in range(self._chunks):
