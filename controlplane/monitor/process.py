@@ -79,6 +79,9 @@ def standings(monitor: Monitor) -> Iterator[Standing]:
     for name, loop in monitor.loops.items():
         detectors = [labelled(loop.watch), *monitor.watching.status(name)]
         yield Standing(name, loop.watch.version, [each for each in detectors if each is not None])
+    for name, panel in monitor.watching.panels.items():
+        if name not in monitor.loops:
+            yield Standing(name, panel.version, monitor.watching.status(name))
 
 
 class PortTaken(Exception):
