@@ -92,7 +92,8 @@ class Pools:
             return f"{name}/{replica}" not in self._isolated and deployment.serves_at(replica, target, version)
 
         model = next(iter(each.models), "")
-        probes = {one: StatusProbe(server.call, model) for one, server in servers.items()} if model else {}
+        is_probed = model and each.routing.watch.probe != "none"
+        probes = {one: StatusProbe(server.call, model) for one, server in servers.items()} if is_probed else {}
         replicas = {one: ReplicaBackend(servers[one], replica) for one, replica in deployment.replicas.items()}
         pool = self._pools[name] = ReplicaPool(replicas, each.routing, probes=probes, serves=serves)
         return pool

@@ -113,10 +113,12 @@ class World:
             "commitment_key": str(folder / "commit.key"),
             "stall_limit_s": self.stall_limit_s,
         }
-        backends = {
+        backends: dict[str, dict[str, Any]] = {
             "tfs": {"kind": "tfserving", "target": f"127.0.0.1:{rpc}", "models": {"risk": "/models/risk"}},
-            "vllm": {"kind": "openai", "base_url": f"http://127.0.0.1:{http}/v1", "routing": UNWATCHED},
+            "vllm": {"kind": "openai", "base_url": f"http://127.0.0.1:{http}/v1"},
         }
+        for backend in backends.values():
+            backend["routing"] = UNWATCHED
         return {
             "state": str(folder / "state"),
             "server": {"http_port": 0, "grpc_port": 0, "drain_s": DRAIN_S},
