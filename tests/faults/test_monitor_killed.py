@@ -1,116 +1,134 @@
-"""kill -9 of the monitor in the middle of the loop: started again, it goes on where it was, and repeats no move.
+"""kill -9 of monitor and trainer at every transition: started again, the monitor goes on where it was, and repeats no
+move and loses none.
 
 Everything is a process of its own, as the demo starts it: two model servers, the gateway, the monitor and its trainer.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
 
-import aiohttp
 import pytest
 
-from audit import LedgerReader
-from audit.verify import verify
-from examples.demo.agents import GrpcAgent, HttpAgent
-from examples.demo.cast import start_all
-from examples.demo.parts import Parts
 from examples.demo.stage import Stage
-from examples.demo.terminal import Terminal
 from examples.risk_model.data import Rows, concept_change, load
+from tests.process.loop_scene import LoopStage, Scene, playing, trained_in
 
-BATCH_ROWS = 50
-LIMIT_S = 240
-KILLED_IN = ["HEALTHY", "DEGRADED", "RETRAINING", "SHADOW"]
-KILLED_AT = [7, 19, 40]  # and after so many batches, wherever the loop is then
+LIMIT_S = 180
+WHOLE = ["HEALTHY", "DEGRADED", "DEGRADED", "RETRAINING", "SHADOW", *["CANARY"] * 3, "PROMOTED", "HEALTHY"]
+BETWEEN = (3, 8)  # and after so many batches, wherever the loop is then
+TRAINER = "examples.risk_model.train"
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
-    stage = Stage(tmp_path_factory.mktemp("demo"))
-    stage.set_up(Terminal())
-    return stage
-
-
-@pytest.fixture
-def parts(stage: Stage) -> Iterator[Parts]:
-    with Parts(stage.folder) as parts:
-        start_all(parts, stage, Terminal())
-        yield parts
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    return trained_in(tmp_path_factory.mktemp("trained"))
 
 
 @dataclass
-class Loop:
-    """Agents that ask and label, and somebody who kills the monitor."""
+class Killer:
+    """Kills the monitor as soon as the ledger has another move, and now and then in between."""
 
-    stage: Stage
-    parts: Parts
-    analyst: GrpcAgent
-    operator: HttpAgent
+    scene: Scene
     killed: list[str] = field(default_factory=list)
+    seen: int = 0
     batches: int = 0
 
-    async def until_promoted(self, rows: Rows) -> bool:
-        labels, deadline_s = concept_change(rows), time.monotonic() + LIMIT_S
-        states, batches = list(KILLED_IN), list(KILLED_AT)
-        while time.monotonic() < deadline_s:
-            start = self.batches * BATCH_ROWS % (len(labels) - BATCH_ROWS)
-            answer = await self.analyst.predict(rows.inputs[start : start + BATCH_ROWS])
-            assert answer.status == 0, answer.text
-            if answer.served_by == "risk/2":
-                return True
-            await self.operator.label(answer.call_id, labels[start : start + BATCH_ROWS].tolist())
-            self.batches += 1
-            state = await self.state()
-            if state in states:
-                states.remove(state)
-                self.kill(state)
-            elif self.batches in batches:
-                self.kill(f"batch {self.batches}")
-        return False
-
-    async def state(self) -> str:
-        _, said = await self.operator.get("/api/models")
-        return next(str(each["state"]) for each in said["models"] if each["name"] == "risk")
+    def look(self) -> None:
+        self.batches += 1
+        story = self.scene.story()
+        if len(story) > self.seen:
+            self.seen = len(story)
+            self.kill(story[-1])
+        elif self.batches in BETWEEN:
+            self.kill(f"batch {self.batches}")
 
     def kill(self, when: str) -> None:
-        monitor = self.parts.running["monitor"]
+        monitor = self.scene.parts.running["monitor"]
         assert monitor.process.poll() is None, f"the monitor ended by itself before {when}; see {monitor.log}"
         monitor.stop(signal.SIGKILL)
         assert monitor.process.returncode == -signal.SIGKILL
+        left = gone_after(trainers(self.scene.stage.folder))
+        assert left == [], "a trainer outlives the monitor that asked for it"
         self.killed.append(when)
-        self.parts.restart("monitor", lambda: True)
-
-    def moves(self) -> list[dict[str, Any]]:
-        records = LedgerReader(self.stage.ledger).read(limit=10_000, kinds=["drift.transition"])
-        return [record.body["drift"] for record in records]
+        self.scene.parts.restart("monitor", lambda: True)
 
 
-async def test_a_killed_monitor_still_ends_in_a_promotion_and_repeats_no_move(stage: Stage, parts: Parts) -> None:
-    async with aiohttp.ClientSession() as session:
-        analyst = GrpcAgent(f"127.0.0.1:{stage.grpc}", stage.tokens["analyst"])
-        loop = Loop(stage, parts, analyst, HttpAgent(stage.url, stage.tokens["operator"], session))
-        promoted = await loop.until_promoted(load().stream.part(1600, None))
-        await analyst.close()
-    moves = loop.moves()
-    assert promoted, f"{[move['to'] for move in moves]} after kills in {loop.killed}"
-    assert set(KILLED_IN) <= set(loop.killed)
-    keys = [move["key"] for move in moves]
-    assert len(keys) == len(set(keys)), "a transition was recorded twice"
-    assert [later["from"] for _, later in pairwise(moves)] == [sooner["to"] for sooner, _ in pairwise(moves)]
-    assert [move["to"] for move in moves].count("PROMOTED") == 1
-    assert faults_at_the_end(parts, stage) == []
+def trainers(folder: Path) -> list[int]:
+    """Processes that train for the monitor of this stage."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            said = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0") if entry.name.isdigit() else []
+        except OSError:
+            continue
+        if TRAINER in said and any(word.startswith(str(folder)) for word in said):
+            found.append(int(entry.name))
+    return found
 
 
-def faults_at_the_end(parts: Parts, stage: Stage) -> list[Any]:
-    """What an auditor finds after monitor and gateway were told to stop, and did in order."""
-    for name in ("monitor", "gateway"):
-        parts.running[name].stop()
-    assert parts.running["gateway"].process.returncode == 0
-    key = (stage.folder / "audit/signing.key.pub").read_text("utf-8").strip()
-    return list(verify(stage.ledger, key).faults)
+def gone_after(pids: list[int], limit_s: float = 10.0) -> list[int]:
+    """Those that still live when the kernel had its time."""
+    deadline_s = time.monotonic() + limit_s
+    while pids and time.monotonic() < deadline_s:
+        pids = [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists()]
+        time.sleep(0.02)
+    return pids
+
+
+async def test_killed_at_every_transition_it_goes_on_and_repeats_and_loses_nothing(
+    trained: Stage, tmp_path: Path
+) -> None:
+    rows = load().stream.part(1600, None)
+    async with playing(LoopStage(tmp_path, trained=trained)) as scene:
+        killer, deadline_s = Killer(scene), time.monotonic() + LIMIT_S
+        await scene.stream(rows.part(0, 300))
+        while scene.story()[-1:] != ["HEALTHY"] or len(scene.story()) == 1:
+            assert time.monotonic() < deadline_s, f"{scene.story()} after kills in {killer.killed}"
+            await scene.ask_next(await scene.state(), rows, concept_change)
+            killer.look()
+        moves = scene.moves()
+        assert [move["to"] for move in moves] == WHOLE
+        assert set(WHOLE[:-2]) <= set(killer.killed)
+        keys = [move["key"] for move in moves]
+        assert len(keys) == len(set(keys)), "a transition was recorded twice"
+        assert [later["from"] for _, later in pairwise(moves)] == [sooner["to"] for sooner, _ in pairwise(moves)]
+        assert [move.get("percent") for move in moves if move["to"] == "CANARY"] == [1, 10, 50]
+        versions = sorted(path.name for path in (tmp_path / "models/risk").iterdir() if path.name.isdigit())
+        assert versions == ["1", "2"], "nothing was trained twice"
+        assert scene.faults_at_the_end() == []
+
+
+async def test_a_trainer_killed_alone_is_a_failed_attempt_and_the_next_one_is_promoted(
+    trained: Stage, tmp_path: Path
+) -> None:
+    rows = load().stream.part(1600, None)
+    async with playing(LoopStage(tmp_path, trained=trained)) as scene:
+        await scene.stream(rows.part(0, 300))
+        await scene.until({"RETRAINING"}, rows, concept_change)
+        kill_one(tmp_path)
+        await scene.until({"PROMOTED"}, rows, concept_change)
+        await scene.until({"HEALTHY"}, rows, concept_change)
+        story = [state for state in scene.story() if state != "DEGRADED"]
+        again = ["RETRAINING", "SHADOW", "CANARY", "CANARY", "CANARY", "PROMOTED", "HEALTHY"]
+        assert story == ["HEALTHY", "RETRAINING", "ROLLED_BACK", *again]
+        failed = next(move for move in scene.moves() if move["reason"] == "training_failed")
+        assert failed["evidence"]["cause"] == "training_killed"
+
+
+def kill_one(folder: Path) -> None:
+    deadline_s = time.monotonic() + LIMIT_S
+    while not (pids := trainers(folder)):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)
+    os.kill(pids[-1], signal.SIGKILL)
+
+
+def test_rows_of_the_survey_are_enough_for_both_attempts() -> None:
+    rows: Rows = load().stream
+    assert len(rows.visits) > 1_600 + 1_600
