@@ -14,6 +14,7 @@ from tests.matrix.upstreams import Upstream
 from tests.matrix.world import World
 
 HEAVY = ("tensorflow", "pandas", "evidently", "sklearn", "scipy", "torch", "vllm", "transformers")
+HEAVY += ("procrastinate", "psycopg", "kfp", "mlflow")  # who trains elsewhere
 PROGRAM = """
 import asyncio, json, sys
 from pathlib import Path

@@ -32,7 +32,7 @@ from tests.unit.retraining.training_fakes import GOOD, job_in, leftovers, progra
 
 pytestmark = pytest.mark.real("postgres")
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 STUCK = """
 import json, os, pathlib, signal, sys, time
 here = pathlib.Path(__file__).parent
@@ -66,7 +66,7 @@ class Plant:
         queue = {"dsn": self.postgres.dsn, "heartbeat_s": 0.2, "tries": 2}
         command = ["{python}", str(code), "{rows}", "{out}"]
         plain = {"runner": "queue", "command": command, "code": [str(code)], "queue": queue, "poll_s": 0.1}
-        return plain | {"timeout_s": 60.0} | self.more
+        return plain | {"timeout_s": 300.0} | self.more
 
     def monitor(self, key: str = "episode/1") -> asyncio.Task[Candidate]:
         """As a monitor process of its own would ask."""
@@ -96,6 +96,13 @@ class Plant:
 
     async def until_begun(self, times: int) -> None:
         await until(lambda: len(self.pids()) >= times, self)
+
+    async def until_made(self) -> None:
+        await until(lambda: self.postgres.ask("SELECT to_regclass('procrastinate_jobs')") != [(None,)], self)
+
+    async def until_up(self) -> None:
+        await self.until_made()
+        await until(lambda: self.postgres.ask("SELECT count(*) FROM procrastinate_workers") == [(1,)], self)
 
     def go(self) -> None:
         (self.path / "go").touch()
@@ -205,7 +212,7 @@ async def test_a_failure_keeps_its_word_over_a_restart(plant: Plant) -> None:
     plant.more = {"memory_bytes": 2**30}
     plant.go()
     waiting = plant.monitor()
-    await until(lambda: plant.postgres.ask("SELECT to_regclass('procrastinate_jobs')") != [(None,)], plant)
+    await plant.until_made()
     await until(lambda: len(plant.rows()) == 1, plant)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -229,7 +236,8 @@ async def test_a_job_that_nobody_takes_is_taken_back(plant: Plant) -> None:
 async def test_a_job_that_takes_too_long_is_ended_at_its_worker(plant: Plant) -> None:
     plant.text = STUCK
     worker = plant.worker()
-    plant.more = {"timeout_s": 6.0}
+    await plant.until_up()
+    plant.more = {"timeout_s": 15.0}
     with pytest.raises(TrainingError) as raised:
         await plant.monitor()
     assert raised.value.reason == "training_timeout"
@@ -249,6 +257,23 @@ async def test_no_database_is_no_trainer(plant: Plant) -> None:
     assert worker.wait(PATIENCE_S) == 1
     said = (plant.path / "worker.log").read_text()
     assert ("Traceback" in said, "queue: " in said) == (False, True)
+
+
+async def test_lost_connections_lose_no_job(plant: Plant) -> None:
+    """The monitor asks again; a worker goes on, or ends and leaves its job to the next."""
+    plant.text = STUCK + GOOD
+    waiting = plant.monitor()
+    worker = plant.worker()
+    await plant.until_begun(1)
+    plant.postgres.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+    plant.go()
+    assert (await waiting).version == 2
+    plant.workers.remove(worker)
+    worker.kill()
+    worker.wait()
+    assert plant.worker("--until-empty").wait(PATIENCE_S) == 0
+    assert len(plant.rows()) == 1
+    assert leftovers(plant.path / "models") == ["2"]
 
 
 async def test_a_worker_told_to_stop_lets_its_job_end(plant: Plant) -> None:
@@ -285,7 +310,7 @@ def test_a_row_cannot_name_a_directory_elsewhere(tmp_path: Path, name: str) -> N
 
 async def test_rows_that_changed_after_they_were_described_are_not_trained_on(plant: Plant) -> None:
     waiting = plant.monitor()
-    await until(lambda: plant.postgres.ask("SELECT to_regclass('procrastinate_jobs')") != [(None,)], plant)
+    await plant.until_made()
     await until(lambda: len(plant.rows()) == 1, plant)
     (rows,) = (plant.path / "models").glob("risk/.candidates/.new-*/rows.npz")
     with rows.open("ab") as opened:
