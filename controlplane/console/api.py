@@ -191,7 +191,7 @@ def _pages(
     links |= {"/console/adaptation": "Adaptation"} if ports.adaptation is not None else {}
     links |= {"/console/costs": "Costs"} if ports.costs is not None else {}
     frame = Frame(ports.authorize, guard, settings, links | {"/console/calls": "Calls"})
-    rooms = (LedgerPages(ports, frame), ModelPages(ports, frame), OperatingPages(ports, frame))
+    rooms = (LedgerPages(ports, frame), ModelPages(ports, frame), OperatingPages(ports, frame, changes))
     main = Pages(ports, changes, frame, settings, describe)
     return [route for room in (*rooms, main) for route in room.routes()]
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from controlplane.calls import Principal
+from controlplane.console.changes import Changes
 from controlplane.console.frame import Frame
 from controlplane.console.ports import ConsolePorts, ModelView, NotFound
 
@@ -22,8 +23,8 @@ ANSWERS = {
 
 
 class OperatingPages:
-    def __init__(self, ports: ConsolePorts, frame: Frame) -> None:
-        self._ports, self._frame = ports, frame
+    def __init__(self, ports: ConsolePorts, frame: Frame, changes: Changes) -> None:
+        self._ports, self._frame, self._changes = ports, frame, changes
 
     def routes(self) -> list[BaseRoute]:
         readable = self._frame.readable
@@ -69,10 +70,12 @@ class OperatingPages:
 
     async def tell(self, request: Request) -> Response:
         wish, form = await self._frame.wish(request, "write", ADAPTATION)
-        if self._ports.adaptation is None:
+        control = self._ports.adaptation
+        if control is None:
             raise NotFound("no_adaptation", "nothing adapts here")
-        said = [form.get(name, "") for name in ("rule", "subject", "word")]
-        await self._ports.adaptation.tell(said[0], said[1], said[2], wish.by)
+        rule, subject, word = (form.get(name, "") for name in ("rule", "subject", "word"))
+        what = {"what": "adaptation.tell", "rule": rule, "subject": subject, "word": word}
+        await self._changes.do(what, wish, lambda: control.tell(rule, subject, word, wish.by))
         return self._frame.to(request, "/console/reviews")
 
     def _waiting(self, principal: Principal) -> dict[str, Any]:

@@ -113,8 +113,11 @@ class History:
 
         Where nothing is older than ``since_ms`` the first half of the rows stands for what was before.
         """
-        query = "SELECT version FROM prediction WHERE model = ? ORDER BY number DESC LIMIT 1"
-        found = self._connection.execute(query, (model,)).fetchone()
+        query = (
+            "SELECT version FROM (SELECT version, at_ms FROM prediction WHERE model = ?"
+            " UNION ALL SELECT version, at_ms FROM labelled WHERE model = ?) ORDER BY at_ms DESC LIMIT 1"
+        )
+        found = self._connection.execute(query, (model, model)).fetchone()
         if found is None:
             return 0, np.empty((0, 0)), np.empty((0, 0))
         rows = self.rows(model, int(found[0]))

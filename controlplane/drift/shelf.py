@@ -1,7 +1,8 @@
 """What the gateway keeps of a watched model for people to look at: evidence over time, and reports, in one SQLite file.
 
-Bounded: the newest points and the newest reports of each model, older ones go. Nothing here decides anything, and the
-ledger has what must not be lost: a report's digest and scores. Methods block; call them from a thread. Fails open.
+Bounded: the newest points and the newest reports of each model; older points are thinned, and go at last. Nothing here
+decides anything, and the ledger has what must not be lost: a report's digest and scores. Methods block; call them from
+a thread. Fails open.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ CREATE TABLE IF NOT EXISTS report (
 POINTS_KEPT = 20_000
 REPORTS_KEPT = 30
 BUSY_MS = 2_000
+FRESH_MS = 3_600_000  # points of the last hour all stay
+STEP_MS = 300_000  # of older ones the last of each detector in so much time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,7 @@ class Shelf:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._points_kept, self._reports_kept = points_kept, reports_kept
         self._lock = threading.Lock()
+        self._thinned: dict[str, int] = {}  # model → the step up to which its points are thinned
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={BUSY_MS}"):
             self._connection.execute(f"PRAGMA {pragma}")
@@ -90,6 +94,7 @@ class Shelf:
                     " crossings) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     rows,
                 )
+                self._thin(model, max((point.at_ms for point in points), default=0))
                 self._forget("point", model, self._points_kept)
             except BaseException:
                 self._connection.execute("ROLLBACK")
@@ -151,6 +156,18 @@ class Shelf:
         with self._lock, closing(self._connection.execute(query, (model, report_id))) as found:
             row = found.fetchone()
         return None if row is None else bytes(row[0])
+
+    def _thin(self, model: str, newest_ms: int) -> None:
+        """Once in a step, for it looks at all points of the model."""
+        step = (newest_ms - FRESH_MS) // STEP_MS
+        if step <= self._thinned.get(model, -1):
+            return
+        self._thinned[model] = step
+        self._connection.execute(
+            "DELETE FROM point WHERE model = ? AND at_ms < ? AND number NOT IN (SELECT max(number) FROM point"
+            " WHERE model = ? AND at_ms < ? GROUP BY version, detector, at_ms / ?)",
+            (model, step * STEP_MS, model, step * STEP_MS, STEP_MS),
+        )
 
     def _forget(self, table: str, model: str, kept: int) -> None:
         self._connection.execute(

@@ -197,6 +197,7 @@ async def test_a_person_answers_what_waits(tmp_path: Path) -> None:
         await page.get_by_role("button", name="Inspected").click()
         await page.get_by_text("Waiting for an answer").wait_for()
         assert rooms.adaptation.told == [("rss.isolate", "replica:10.0.0.8:8000", "inspected", "user:operator")]
+        assert console.changes()[-1]["change"]["reason"] == "memory is fine again"
 
 
 async def test_a_search_finds_a_call_by_its_words(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from controlplane.drift.shelf import KeptReport, Point, Shelf
+from controlplane.drift.shelf import FRESH_MS, STEP_MS, KeptReport, Point, Shelf
 
 
 def point(at_ms: int) -> Point:
@@ -28,6 +28,19 @@ def test_the_newest_points_of_each_model_stay(tmp_path: Path) -> None:
     assert [each.at_ms for each in shelf.points("risk")] == list(range(15, 25))
     assert [each.at_ms for each in shelf.points("risk", since_ms=20)] == list(range(20, 25))
     assert len(shelf.points("other")) == 1
+
+
+def test_older_points_are_thinned_to_the_last_of_each_step_and_the_last_hour_stays(tmp_path: Path) -> None:
+    shelf, every_ms, hours = Shelf(tmp_path / "drift.sqlite"), 15_000, 4
+    for at_ms in range(0, hours * FRESH_MS, every_ms):
+        shelf.keep_points("risk", [point(at_ms)])
+    found = [each.at_ms for each in shelf.points("risk")]
+    newest = found[-1]
+    fresh = [at_ms for at_ms in found if at_ms >= newest - FRESH_MS + STEP_MS]
+    assert len(fresh) == (FRESH_MS - STEP_MS) // every_ms + 1
+    old = [at_ms for at_ms in found if at_ms < newest - FRESH_MS - STEP_MS]
+    assert old == [step * STEP_MS + STEP_MS - every_ms for step in range(len(old))]
+    assert len(found) < 300
 
 
 def test_the_newest_reports_of_each_model_stay_and_outlive_the_process(tmp_path: Path) -> None:
