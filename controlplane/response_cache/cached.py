@@ -18,6 +18,7 @@ from controlplane.response_cache.questions import key_of
 from controlplane.response_cache.settings import ResponseCacheSettings
 from inference.backend import Backend, BackendReply, BackendRequest
 from inference.errors import BackendTimeout
+from inference.whole import Whole
 
 CACHED_RUNG = "cached"
 
@@ -117,6 +118,13 @@ class CachedBackend:
                     flight.land(None)
                     yield reply
                     return
+                if isinstance(reply.chunks, Whole):
+                    saved = self._saved(reply, [reply.chunks.body], question, flight)
+                    if saved is None:
+                        flight.land(None)
+                    yield reply
+                    await self._share(saved, question)
+                    return
                 async with aclosing(self._saving(reply, question, flight)) as chunks:
                     yield replace(reply, chunks=chunks)
         finally:
@@ -135,16 +143,23 @@ class CachedBackend:
                     pieces.clear()
                     flight.land(None)
                 yield chunk
-        if size <= limit and is_sound(question.request, b"".join(pieces)):
-            await self._save(Saved.of(reply, pieces, self.parts.wall(), question.ttl_s), question, flight)
+        if size <= limit:
+            await self._share(self._saved(reply, pieces, question, flight), question)
 
-    async def _save(self, saved: Saved, question: _Question, flight: Flight) -> None:
-        parts, model = self.parts, question.request.target
+    def _saved(self, reply: BackendReply, pieces: list[bytes], question: _Question, flight: Flight) -> Saved | None:
+        """The whole answer, kept and given to those who wait; None when it is not worth it."""
+        size = sum(len(piece) + PIECE_BYTES for piece in pieces)
+        if size > self.parts.settings.entry_bytes or not is_sound(question.request, b"".join(pieces)):
+            return None
+        saved = Saved.of(reply, pieces, self.parts.wall(), question.ttl_s)
         self._keep(saved, question)
         flight.land(saved)
-        parts.told(model, "store")
-        if parts.shared is not None:
-            await parts.shared.put(question.key, saved)
+        self.parts.told(question.request.target, "store")
+        return saved
+
+    async def _share(self, saved: Saved | None, question: _Question) -> None:
+        if saved is not None and self.parts.shared is not None:
+            await self.parts.shared.put(question.key, saved)
 
     async def _shared(self, question: _Question) -> Saved | None:
         """From the store of all gateways, kept here as well for the next time."""
@@ -165,7 +180,7 @@ class CachedBackend:
         return BackendReply(
             status=200,
             headers=saved.headers,
-            chunks=_replayed(saved.pieces),
+            chunks=Whole(saved.pieces[0]) if len(saved.pieces) == 1 else _replayed(saved.pieces),
             served_by=saved.served_by,
             rung=CACHED_RUNG,
             usage=saved.usage(),

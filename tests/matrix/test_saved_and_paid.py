@@ -39,6 +39,10 @@ class Shop:
         async with self.http.get(f"{self.url}{path}", headers=headers) as answer:
             return await answer.json()
 
+    def asked(self) -> int:
+        """Calls that reached a model; that the gateway looks after its servers meanwhile is another matter."""
+        return sum(call != "GetModelStatus" for call in self.world.upstream.calls)
+
     def held(self) -> list[int]:
         """What is held back and not settled, on each account."""
         spent = self.plane.ledger.read(kinds=["outcome"])
@@ -77,7 +81,7 @@ async def test_the_same_question_is_asked_once_and_the_ledger_says_what_it_saved
         status, headers, second = await shop.chat(stream=streams)
         assert (status, headers["x-cache"], headers["age"], second) == (200, "hit", "0", first)
         assert "x-degraded" not in headers
-        assert len(shop.world.upstream.calls) == 1
+        assert shop.asked() == 1
         made, saved = await shop.outcomes(2)
         assert (made["rung"], saved["rung"]) == ("primary", "cached")
         assert made["cost"]["micro_usd"] > 0
@@ -112,7 +116,7 @@ async def test_without_leave_the_same_question_is_asked_again(tmp_path: Path) ->
     async with open_shop(tmp_path) as shop:
         for _ in range(2):
             assert (await shop.chat())[1].get("x-cache") is None
-        assert len(shop.world.upstream.calls) == 2
+        assert shop.asked() == 2
 
 
 async def test_a_spent_budget_is_429_with_its_facts_and_nothing_goes_out(tmp_path: Path) -> None:
@@ -125,7 +129,7 @@ async def test_a_spent_budget_is_429_with_its_facts_and_nothing_goes_out(tmp_pat
         statuses = [status for status, _, _ in answers]
         assert statuses == sorted(statuses), "once spent, spent"
         assert (statuses[0], statuses[-1]) == (200, 429)
-        assert len(shop.world.upstream.calls) == len(spent) == statuses.count(200)
+        assert shop.asked() == len(spent) == statuses.count(200)
         _, headers, body = answers[-1]
         assert int(headers["retry-after"]) >= 1
         assert headers["x-should-retry"] == "false"

@@ -13,6 +13,7 @@ from controlplane.response_cache import CachedBackend, MemoryStore, Parts, Respo
 from controlplane.response_cache.answers import Saved
 from inference.backend import BackendReply, BackendRequest, Reuse
 from inference.errors import BackendBroke, BackendError, BackendTimeout, BackendUnavailable
+from inference.whole import Whole
 from tests.unit.resilience.fakes import FakeBackend, FakeClock
 
 ASKED = BackendRequest(
@@ -305,3 +306,33 @@ async def test_stale_answer_of_the_shared_store_is_not_given() -> None:
     other = Stage(shared=shelf)
     other.clock.now_s += 61
     assert (await other.ask())[0].rung == "primary"
+
+
+class AtOnce(FakeBackend):
+    """Has its whole answer with its head."""
+
+    def body(self) -> Any:
+        return Whole(b"answer")
+
+
+@pytest.mark.parametrize("shared", [None, Shelf()])
+async def test_an_answer_that_is_here_whole_stays_whole_when_it_is_saved_and_when_it_is_given_again(
+    shared: Shelf | None,
+) -> None:
+    stage = Stage(backend=AtOnce, shared=shared)
+    for rung in ("primary", "cached"):
+        async with stage.cache.send(ASKED) as reply:
+            assert isinstance(reply.chunks, Whole)
+            assert (reply.rung, reply.chunks.take()) == (rung, b"answer")
+    assert stage.events == ["miss", "store", "hit"]
+    assert shared is None or len(shared.entries) == 1
+
+
+async def test_a_whole_answer_too_large_to_save_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(backend=AtOnce, entry_bytes=1024)
+    monkeypatch.setattr(AtOnce, "body", lambda _: Whole(b"x" * 2000))
+    for _ in range(2):
+        async with stage.cache.send(ASKED) as reply:
+            assert isinstance(reply.chunks, Whole)
+            assert len(reply.chunks.take()) == 2000
+    assert stage.events == ["miss", "miss"]
