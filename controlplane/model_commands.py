@@ -66,7 +66,10 @@ class Api:
             raise click.ClickException(f"no answer from {self.url}: {error}") from None
 
     def change(self, model: str, word: str, **body: Any) -> None:
-        said = self.ask(f"/api/models/{quote(model)}/{word}", body)
+        self.tell(f"/api/models/{quote(model)}/{word}", body)
+
+    def tell(self, path: str, body: Mapping[str, Any]) -> None:
+        said = self.ask(path, body)
         click.echo(f"done; ledger entry {said['ledger_index']} ({said['event_id']})")
 
 
@@ -174,6 +177,18 @@ def rollback_command(*, model: str, url: str, token_file: Path, **why: str) -> N
 def release_command(*, model: str, version: int, url: str, token_file: Path, **why: str) -> None:
     """Let go of the hold that drift left on VERSION of MODEL when another was promoted."""
     Api(url, token_file).change(model, "release", version=version, **why)
+
+
+@models.command("review")
+@_model
+@click.argument("answer", type=click.Choice(["healthy", "fallback", "retrain"]))
+@_change
+def review_command(*, model: str, answer: str, url: str, token_file: Path, **why: str) -> None:
+    """Say what shall become of MODEL, which labels have proved wrong: the monitor acts on ANSWER.
+
+    healthy: it is good as it is. fallback: let the fallback answer. retrain: as many trainings as before, once more.
+    """
+    Api(url, token_file).tell(f"/api/reviews/{quote(model)}", {"answer": answer, **why})
 
 
 @models.command("render-tfserving")

@@ -52,9 +52,14 @@ async def test_a_change_of_concept_ends_in_a_promoted_version_and_the_ledger_tel
         assert scene.faults_at_the_end() == []
 
 
-async def test_other_people_with_the_same_truth_retrain_nothing(trained: Stage, rows: Rows, tmp_path: Path) -> None:
+async def test_other_people_with_the_same_truth_and_one_wild_value_retrain_nothing(
+    trained: Stage, rows: Rows, tmp_path: Path
+) -> None:
     async with playing(LoopStage(tmp_path, trained=trained)) as scene:
         await scene.stream(rows.part(0, 500))
+        wild = Rows(rows.inputs[500:501].copy(), rows.visits[500:501])
+        wild.inputs[0, 0] = 1e9
+        await scene.ask(scene.analyst, wild)
         await scene.stream(benign_shift(rows))
         assert set(scene.story()) <= {"HEALTHY", "WARN"}
         assert await scene.state() in {"HEALTHY", "WARN"}

@@ -149,3 +149,10 @@ def test_the_files_of_a_server_are_written_as_the_gateway_remembers(tmp_path: Pa
     assert "max_batch_size { value: 32 }" in (tmp_path / "out/batching.config").read_text()
     wrong = CliRunner().invoke(main, ["models", "render-tfserving", "nobody", *where])
     assert (wrong.exit_code, "no backend 'nobody'" in wrong.output) == (1, True)
+
+
+def test_an_answer_to_a_review_goes_where_the_monitor_may_not_write(gateway: Gateway) -> None:
+    result = gateway.run("review", "risk", "retrain", "--reason", "because")
+    assert result.exit_code == 0, result.output
+    assert gateway.asked == [("POST", "/api/reviews/risk", "Bearer secret", {"answer": "retrain", **WHY})]
+    assert gateway.run("review", "risk", "whatever", "--reason", "because").exit_code != 0
