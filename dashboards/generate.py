@@ -385,6 +385,12 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 ),
             ),
             Panel(
+                "On the way to a verdict",
+                "How far each detector has come, by logarithms; a verdict falls at 1, and starts it anew.",
+                "percentunit",
+                (("max by (model, detector) (controlplane_drift_evidence_ratio)", "{{model}} {{detector}}"),),
+            ),
+            Panel(
                 "Reports beside verdicts",
                 "By what came of them. A report that fails or takes too long holds up no verdict.",
                 "short",

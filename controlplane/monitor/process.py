@@ -105,7 +105,7 @@ async def serve(settings: MonitorSettings) -> None:
         reports = reports_of(settings, client, metrics)
         monitor = monitor_of(settings, client, metrics, reports)
         monitor.watching.desk = client
-        showing = Showing(partial(standings, monitor), client, time.time)
+        showing = Showing(partial(standings, monitor), client, time.time, metrics)
         beside = [asyncio.create_task(each) for each in (reports.keep(settings.models, stop), showing.keep(stop))]
         try:
             await monitor.run(stop)

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from controlplane.drift.panel import DetectorStatus
 from controlplane.drift.watch import Watch
 from controlplane.retraining.loop import GatewayUnavailable, TransitionRefused
+from controlplane.telemetry.metrics import Metrics
 
 SHOW_S = 15.0
 LARGEST = 1e300
@@ -54,6 +55,13 @@ def labelled(watch: Watch) -> DetectorStatus | None:
     )
 
 
+def share_of_way(status: DetectorStatus) -> float:
+    """Evidence multiplies, so its way to the threshold is logarithmic; a score's is its own. 1 at a verdict."""
+    if status.threshold <= 1:
+        return max(0.0, status.evidence) / status.threshold
+    return math.log1p(max(0.0, _finite(status.evidence))) / math.log1p(status.threshold)
+
+
 def body_of(standing: Standing, at_ms: int) -> dict[str, Any]:
     detectors = [{name: _finite(value) for name, value in asdict(each).items()} for each in standing.detectors]
     return {"version": standing.version, "at_ms": at_ms, "detectors": detectors}
@@ -71,10 +79,15 @@ class Showing:
     standings: Callable[[], Iterable[Standing]]
     desk: Desk
     now: Callable[[], float]
+    metrics: Metrics = field(default_factory=lambda: Metrics("monitor"))
     is_complaining: bool = False
 
     async def show(self) -> None:
         for standing in list(self.standings()):
+            for each in standing.detectors:
+                self.metrics.observe_drift_evidence(
+                    model=standing.model, detector=each.detector, ratio=share_of_way(each)
+                )
             if standing.detectors:
                 await self.desk.show_evidence(standing.model, body_of(standing, round(self.now() * 1000)))
 

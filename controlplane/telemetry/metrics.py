@@ -290,6 +290,12 @@ class Metrics:
         self._rows_skipped = self._counter(
             "monitor_rows_skipped_total", "Rows that the monitor read and did not count.", "model", "reason"
         )
+        self._drift_evidence = self._gauge(
+            "drift_evidence_ratio",
+            "How far a detector is on its way to a verdict, 1 at the verdict.",
+            "model",
+            "detector",
+        )
         self._drift_reports = self._counter(
             "drift_reports_total", "Reports beside verdicts, by what came of them.", "model", "outcome"
         )
@@ -566,6 +572,11 @@ class Metrics:
     @fails_open
     def observe_verdict(self, *, model: str, verdict: str) -> None:
         self._drift_verdicts.child(model, verdict).inc()
+
+    @fails_open
+    def observe_drift_evidence(self, *, model: str, detector: str, ratio: float) -> None:
+        """Evidence multiplies, so its way is that of its logarithm."""
+        self._drift_evidence.child(model, detector).set(ratio)
 
     @fails_open
     def observe_drift_report(self, *, model: str, outcome: str) -> None:

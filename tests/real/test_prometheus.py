@@ -72,6 +72,7 @@ def loaded(metrics: Metrics) -> None:
     metrics.observe_feedback(model="small", score=0.5)
     metrics.observe_selection_reviews(1)
     metrics.observe_drift_report(model="risk", outcome="made")
+    metrics.observe_drift_evidence(model="risk", detector="error", ratio=0.4)
     for event in ("hit", "miss", "store"):
         metrics.observe_response_cache("small", event)
     metrics.observe_response_cache_bytes(100)

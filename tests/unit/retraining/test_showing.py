@@ -12,7 +12,7 @@ from typing import Any
 
 from controlplane.drift.panel import DetectorStatus
 from controlplane.monitor.process import standings
-from controlplane.monitor.showing import LABELLED_ERROR, Showing, Standing, body_of
+from controlplane.monitor.showing import LABELLED_ERROR, Showing, Standing, body_of, share_of_way
 from controlplane.retraining.loop import GatewayUnavailable
 from tests.unit.retraining.test_loop import Toy
 
@@ -47,6 +47,7 @@ async def test_models_without_detectors_are_not_told_of() -> None:
     desk = Desk()
     await Showing(lambda: [Standing("new", 1, []), Standing("risk", 1, [status(1)])], desk, lambda: 9.0).show()
     assert [model for model, _ in desk.told] == ["risk"]
+    assert [share_of_way(status(*each)) for each in ((1e5, 1e5), (0.0, 1e5), (0.15, 0.3))] == [1.0, 0.0, 0.5]
     assert desk.told[0][1]["at_ms"] == 9_000
 
 
