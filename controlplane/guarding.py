@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ class VersionGuard:
     reference: RowReference
     finder: RowFinder = field(init=False)
     counts: RowCounts = field(default_factory=RowCounts)
-    _guards: dict[str, RowGuard] = field(default_factory=dict)
+    _guards: dict[np.dtype[Any], RowGuard] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.finder = RowFinder(self.reference.input, len(self.reference.columns))
@@ -66,9 +67,9 @@ class VersionGuard:
             return 0
         if rows.nbytes > CHECKED_BYTES:
             rows = rows[: max(1, CHECKED_BYTES * len(rows) // rows.nbytes)]
-        guard = self._guards.get(rows.dtype.str)
+        guard = self._guards.get(rows.dtype)
         if guard is None:
-            guard = self._guards[rows.dtype.str] = RowGuard.of(self.reference, np.dtype(rows.dtype))
+            guard = self._guards[rows.dtype] = RowGuard.of(self.reference, np.dtype(rows.dtype))
         violating, counts = guard.violating(rows), self.counts
         counts.calls += 1
         counts.rows += len(rows)

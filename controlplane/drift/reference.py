@@ -6,7 +6,8 @@ declared beats what was seen.
 
 Each of thirty independent columns leaves its quantiles in two rows of a thousand, so six in a hundred healthy rows
 would break some range. The ranges are therefore widened together, by the same part of each column's width, until at
-most one reference row in a thousand breaks any of those that were seen. Declared bounds are meant as they are.
+most one reference row in a thousand, or one of fewer, breaks any of those that were seen. Declared bounds are meant as
+they are.
 """
 
 from __future__ import annotations

@@ -83,6 +83,15 @@ def test_a_column_that_was_never_there_takes_anything() -> None:
     assert guard_of(rows).violating(np.array([[1e30, 0, 2e4], [np.nan, 0, 2e4]])) == 0
 
 
+@given(st.lists(st.integers(0, 90), min_size=1, max_size=6), st.integers(0, 2**32))
+def test_counting_agrees_with_naming_whatever_calls_came_before(sizes: list[int], seed: int) -> None:
+    guard = RowGuard(np.array([-1.0, 0.0]), np.array([1.0, 1.0]), np.array([True, False]))
+    chance = np.random.default_rng(seed)
+    for size in sizes:
+        rows = np.where(chance.random((size, 2)) < 0.02, np.nan, chance.normal(0.5, 0.3, (size, 2)))
+        assert guard.violating(rows) == guard.broken(rows).sum()
+
+
 def test_no_rows_violate_nothing() -> None:
     assert guard_of(healthy()).violating(np.empty((0, 3))) == 0
 
@@ -96,11 +105,11 @@ def test_bounds_hold_in_the_numbers_that_callers_send(dtype: str) -> None:
 
 @given(arrays(np.float64, (60, 2), elements=st.floats(-1e6, 1e6, width=32)))
 def test_few_of_the_reference_rows_violate_even_as_float32(rows: NDArray[np.float64]) -> None:
-    """One in a thousand, of sixty none by the ranges that stretch; a value that a column had once may."""
+    """One in a thousand, and one of fewer; where a column has few values, those that it had once may as well."""
     guard = RowGuard.of(reference_of(("a", "b"), rows, tensor="x"), np.dtype("<f4"))
     many_valued = [len(np.unique(column)) > 20 for column in rows.T]
     if all(many_valued):
-        assert guard.violating(rows.astype("<f4")) == 0
+        assert guard.violating(rows.astype("<f4")) <= 1
 
 
 def test_a_reference_is_read_back_as_it_was_written(tmp_path: Path) -> None:
