@@ -19,11 +19,13 @@ from pydantic_settings import SettingsError as EnvironmentError_
 from audit import AuditSettings
 from controlplane.adaptation.settings import AdaptationSettings
 from controlplane.admission.settings import AdmissionSettings
+from controlplane.behaviour.settings import BehaviourSettings
 from controlplane.console.settings import ConsoleSettings
 from controlplane.cost.settings import CostSettings
 from controlplane.drift.guard_settings import GuardSettings
 from controlplane.identity.settings import IdentitySettings
 from controlplane.limits.settings import LimitSettings
+from controlplane.playbook_settings import PlaybookSettings
 from controlplane.policy.documents import BundleError, read_document
 from controlplane.policy.settings import PolicySettings
 from controlplane.resilience.settings import BreakerSettings, FallbackSettings, SharingSettings
@@ -148,6 +150,8 @@ class Settings(BaseSettings):
     selection: SelectionSettings = SelectionSettings()
     admission: AdmissionSettings = AdmissionSettings()
     adaptation: AdaptationSettings = AdaptationSettings()
+    behaviour: BehaviourSettings = BehaviourSettings()
+    healing: PlaybookSettings = PlaybookSettings()
     registry: Path | None = Field(None, description="YAML file of tools and MCP servers; none: there are none.")
     backends: dict[str, AnyBackend] = Field(
         default_factory=dict, description="Model servers by the name that the policy catalogue uses."

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from audit import AuditUnavailable, Commitments, LedgerReader, SqliteLedger, load_commitment_key
 from controlplane.adaptation import isolate
 from controlplane.adapting import Adapting
+from controlplane.behaviour import Behaving, Finding, Keeper, Remembering, Watch
 from controlplane.choosing import Choosing
 from controlplane.clock import Clock
 from controlplane.console.api import build as console
@@ -59,6 +60,8 @@ from controlplane.llm_signals import LanguageSignals
 from controlplane.model_moves import ModelMoves
 from controlplane.observations import Observations
 from controlplane.operations import Operations
+from controlplane.playbook_deeds import FleetDeeds
+from controlplane.playbooks import Playbooks
 from controlplane.policy import BundlePolicy
 from controlplane.resilience.breaker import Transition
 from controlplane.response_cache import Parts
@@ -98,6 +101,7 @@ class ControlPlane:
         self.identity = TokenIdentity(self.identity_settings, wall_clock=self.clock.wall)
         self.registry = load_registry(settings.registry) if settings.registry else Registry()
         self.obligations = obligations or discharges(RateLimit(settings.limits.max_counters), self.clock.monotonic)
+        self.watch = Watch(settings.behaviour, lambda: self.policy.bundle, self._behaved)
         self.grpc_port = 0
 
     async def __aenter__(self) -> Self:
@@ -137,6 +141,7 @@ class ControlPlane:
             self._share_breakers(tasks, redis, holds)
             self.fleet.answers = self.answers = self._answers(redis)
             await self._money(stack, tasks, redis)
+            await self._behaviour(stack, tasks)
             self.drift_desk = await self._desk(stack)
             self.gateway = await self._gateway(stack, tasks)
             self.app = self._application()
@@ -144,6 +149,7 @@ class ControlPlane:
             tasks.start_soon(self.policy.watch)
             tasks.start_soon(self.fleet.keep_deployed)
             tasks.start_soon(self.fleet.pools.watch)
+            await self._heal(tasks)
             tasks.start_soon(self.adapting.loop.run)
             self.fleet.shadows.observe = self.metrics.observe_shadow
             tasks.start_soon(self.fleet.shadows.run, self.ledger.append)
@@ -250,6 +256,20 @@ class ControlPlane:
         stack.push_async_callback(anyio.to_thread.run_sync, self.spending.save)
         tasks.start_soon(self.spending.keep)
 
+    async def _behaviour(self, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup) -> None:
+        reader = LedgerReader(self.settings.audit.path)
+        keeper = Keeper(
+            self.settings.behaviour,
+            self.watch,
+            reader,
+            state=self.settings.state,
+            wall_clock=self.clock.wall,
+            report=lambda agents, unknown: self.metrics.observe_behaviour_memory(agents=agents, unknown_rules=unknown),
+        )
+        await keeper.begin()
+        stack.callback(keeper.save)
+        tasks.start_soon(keeper.keep)
+
     async def _choices(self, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup) -> None:
         self.choosing = Choosing(
             self.settings.selection,
@@ -266,12 +286,13 @@ class ControlPlane:
 
     async def _gateway(self, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup) -> Gateway:
         commit = Commitments(load_commitment_key(self.settings.audit.commitment_key))
-        recorder = LedgerRecorder(MeteredLedger(self.ledger, self.metrics), commit)
+        ledger = MeteredLedger(self.ledger, self.metrics)
+        recorder = Remembering(LedgerRecorder(ledger, commit), self.watch, ledger.append, self.clock.wall)
         dispatches = await self._dispatches(stack, tasks)
         dispatches["feedback"] = self.choosing.desk(LedgerReader(self.settings.audit.path), commit)
         return Gateway(
             identity=self.identity,
-            policy=self.choosing.policy_for(self.policy),
+            policy=Behaving(self.choosing.policy_for(self.policy), self.watch),
             obligations=self.obligations,
             ledger=recorder,
             backends=ByKind(dispatches, self.tracing.traceparent_for),
@@ -358,7 +379,7 @@ class ControlPlane:
             *edge.routes(
                 self.doors(),
                 self.gateway,
-                lambda problem: challenge(identity, problem.reason),
+                lambda problem: challenge(identity, problem.reason, step_up=problem.step_up),
                 self._refused,
             ),
             *health.routes(self.faults, self._metadata),
@@ -391,6 +412,16 @@ class ControlPlane:
             self.settings.identity, resource=f"{public}/{resource}" if resource else None
         )
 
+    async def _heal(self, tasks: anyio.abc.TaskGroup) -> None:
+        if not self.settings.healing.playbooks:
+            return
+        deeds, clock = FleetDeeds(self.fleet), self.clock
+        playbooks = Playbooks(
+            self.settings.healing, self.ledger, deeds.faults, deeds.table(), clock.monotonic, clock.wall
+        )
+        await anyio.to_thread.run_sync(playbooks.resume)
+        tasks.start_soon(playbooks.run)
+
     def _begin_adapting(self) -> None:
         self.adapting.begin(
             self.ledger,
@@ -404,6 +435,9 @@ class ControlPlane:
     def _breaker_moved(self, moved: Transition) -> None:
         self.metrics.observe_breaker(upstream=moved.name, state=moved.after.value)
         log.warning("breaker moved", extra={"upstream": moved.name, "state": moved.after.value, "reason": moved.reason})
+
+    def _behaved(self, found: Finding) -> None:
+        self.metrics.observe_behaviour(rule=found.rule.id, answer=found.answer, mode=found.mode, change=found.change)
 
     def _orphans(self) -> int:
         """Intents that a dead process left open; opening the ledger closes them as unknown."""

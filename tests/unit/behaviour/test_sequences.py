@@ -111,8 +111,11 @@ def test_what_came_in_between_forgives_what_was_before_it() -> None:
 
 
 def test_what_nobody_catalogued_is_secret_and_leaks_but_forgives_nothing() -> None:
-    rig = leak(unless={"labels": ["approval"]})
-    assert rig.ask("mail") == "granted"
+    rig = leak(after={"on": "/tool/vault"}, unless={"labels": ["approval"]})
+    rig.ask("vault")
+    assert rig.ask("stranger", action="read") == "granted"
+    assert rig.ask("mail") == "behaviour_blocked"
+    rig = leak()
     rig.ask("stranger")
     assert rig.ask("mail") == "behaviour_blocked"
     rig = leak()
@@ -297,8 +300,9 @@ def test_a_reload_keeps_what_unchanged_rules_know_and_asks_for_the_past_of_other
     assert rig.watch.unknown_rules() == {"secret.egress"}
 
 
-def test_a_call_under_way_during_a_reload_is_remembered_by_the_new_rules() -> None:
-    rig = Rig(bundle(sequences=[]))
+@pytest.mark.parametrize("before", [[], [LEAK | {"id": "another.rule"}]])
+def test_a_call_under_way_during_a_reload_is_remembered_by_the_new_rules(before: list[dict[str, Any]]) -> None:
+    rig = Rig(bundle(sequences=before))
     vault = rig.call("vault")
     rig.judge(vault, agent())
     rig.served = bundle(sequences=[LEAK])
