@@ -63,7 +63,7 @@ class Plant:
     @property
     def training(self) -> dict[str, Any]:
         code = program(self.path, self.text)
-        queue = {"dsn": self.postgres.dsn, "heartbeat_s": 0.2, "tries": 2}
+        queue = {"dsn": self.postgres.dsn, "heartbeat_s": 0.5, "tries": 2}
         command = ["{python}", str(code), "{rows}", "{out}"]
         plain = {"runner": "queue", "command": command, "code": [str(code)], "queue": queue, "poll_s": 0.1}
         return plain | {"timeout_s": 300.0} | self.more
