@@ -23,6 +23,7 @@ from controlplane.console.problems import DESCRIBED
 from controlplane.console.wishes import Body, Recorded, principal_of, recorded
 
 RESOURCE = "/api/models"
+PATH = "/api/drift/{name:path}"  # /api/models/<one>/<two> is a model's page at the hub's door
 DETECTORS_AT_ONCE = 200
 PAGE_BYTES = 64 * 1024 * 1024  # of a report, unpacked: 300 columns make 25 MB
 FOREIGN = {
@@ -101,13 +102,13 @@ class DriftApi:
     def router(self) -> APIRouter:
         router = APIRouter(route_class=GuardedRoute, responses=DESCRIBED, tags=["drift"])
         for method, path, operation, action in (
-            ("POST", "evidence", self.take_evidence, "write"),
-            ("POST", "reports", self.take_report, "write"),
-            ("GET", "reports/{report}", self.read_report, "read"),
-            ("GET", "drift", self.read_drift, "read"),
+            ("POST", "/evidence", self.take_evidence, "write"),
+            ("POST", "/reports", self.take_report, "write"),
+            ("GET", "/reports/{report}", self.read_report, "read"),
+            ("GET", "", self.read_drift, "read"),
         ):
             router.add_api_route(
-                f"{RESOURCE}/{{name:path}}/{path}",
+                f"{PATH}{path}",
                 operation,
                 methods=[method],
                 openapi_extra=permission(action, RESOURCE),

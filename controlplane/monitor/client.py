@@ -52,10 +52,10 @@ class HttpClient:
 
     async def show_report(self, model: str, report: Mapping[str, Any]) -> None:
         """Raises ``GatewayUnavailable`` or ``TransitionRefused``, as all of these."""
-        await self._call("POST", f"/api/models/{model}/reports", json=dict(report))
+        await self._call("POST", f"/api/drift/{model}/reports", json=dict(report))
 
     async def show_evidence(self, model: str, said: Mapping[str, Any]) -> None:
-        await self._call("POST", f"/api/models/{model}/evidence", json=dict(said))
+        await self._call("POST", f"/api/drift/{model}/evidence", json=dict(said))
 
     async def record_gap(self, gap: Mapping[str, Any]) -> None:
         await self._call("POST", "/api/observations/gaps", json=dict(gap))

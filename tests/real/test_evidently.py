@@ -122,7 +122,7 @@ class Desk:
     client: httpx2.AsyncClient
 
     async def show_report(self, model: str, report: Mapping[str, Any]) -> None:
-        answer = await self.client.post(f"/api/models/{model}/reports", json=dict(report))
+        answer = await self.client.post(f"/api/drift/{model}/reports", json=dict(report))
         assert answer.status_code == 200, answer.text
 
 
@@ -153,7 +153,7 @@ async def test_on_alarm_and_by_night_it_reaches_the_ledger_and_the_console(tmp_p
         assert (said["version"], said["cause"], said["columns"]) == (3, "alarm", 3)
         assert said["scores"][0]["column"] == "income"
         assert evidence["report_sha256"] == said["sha256"]
-        page = await console.client("reader-token").get(f"/api/models/risk/reports/{record.event_id}")
+        page = await console.client("reader-token").get(f"/api/drift/risk/reports/{record.event_id}")
         assert b"<html" in page.content
         await reports.nightly([model])
         (_, nightly) = console.ledger.read(kinds=["drift.report"])

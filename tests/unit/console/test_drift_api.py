@@ -49,7 +49,7 @@ def report(**changes: Any) -> dict[str, Any]:
 async def test_a_report_is_recorded_kept_and_served_as_a_stranger(tmp_path: Path) -> None:
     async with world(tmp_path, Rooms(tmp_path)) as console:
         console.models.known["team/risk"] = ModelView(name="team/risk")
-        answer = await console.client("monitor-token").post("/api/models/team/risk/reports", json=report())
+        answer = await console.client("monitor-token").post("/api/drift/team/risk/reports", json=report())
         assert answer.status_code == 200, answer.text
         (record,) = console.ledger.read(kinds=["drift.report"])
         said = record.body["report"]
@@ -59,9 +59,9 @@ async def test_a_report_is_recorded_kept_and_served_as_a_stranger(tmp_path: Path
             {"column": "age <b>", "score_milli": 4},
         ]
         reader = console.client("reader-token")
-        (kept,) = (await reader.get("/api/models/team/risk/drift")).json()["reports"]
+        (kept,) = (await reader.get("/api/drift/team/risk")).json()["reports"]
         assert (kept["id"], kept["sha256"]) == (record.event_id, said["sha256"])
-        page = await reader.get(f"/api/models/team/risk/reports/{kept['id']}")
+        page = await reader.get(f"/api/drift/team/risk/reports/{kept['id']}")
         assert page.content == PAGE
         policy = page.headers["content-security-policy"]
         assert policy.startswith("sandbox allow-scripts; default-src 'none'")
@@ -71,7 +71,7 @@ async def test_a_report_is_recorded_kept_and_served_as_a_stranger(tmp_path: Path
 
 async def test_every_other_answer_keeps_the_console_policy(tmp_path: Path) -> None:
     async with world(tmp_path, Rooms(tmp_path)) as console:
-        for path in ("/console/login", "/api/models/risk/drift", "/api/models/risk/reports/none"):
+        for path in ("/console/login", "/api/drift/risk", "/api/drift/risk/reports/none"):
             answer = await console.client("reader-token").get(path)
             assert answer.headers["content-security-policy"].startswith("default-src 'self'"), path
             assert answer.headers["x-frame-options"] == "DENY"
@@ -80,20 +80,20 @@ async def test_every_other_answer_keeps_the_console_policy(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("method", "path", "token", "status"),
     [
-        ("POST", "evidence", "", 401),
-        ("POST", "evidence", "reader-token", 403),
-        ("POST", "reports", "", 401),
-        ("POST", "reports", "reader-token", 403),
-        ("GET", "drift", "nobody-token", 403),
-        ("GET", "reports/e1", "", 401),
-        ("GET", "reports/e1", "nobody-token", 403),
+        ("POST", "/evidence", "", 401),
+        ("POST", "/evidence", "reader-token", 403),
+        ("POST", "/reports", "", 401),
+        ("POST", "/reports", "reader-token", 403),
+        ("GET", "", "nobody-token", 403),
+        ("GET", "/reports/e1", "", 401),
+        ("GET", "/reports/e1", "nobody-token", 403),
     ],
 )
 async def test_who_may_not_is_refused_before_anything_is_read(
     tmp_path: Path, method: str, path: str, token: str, status: int
 ) -> None:
     async with world(tmp_path, Rooms(tmp_path)) as console:
-        answer = await console.client(token).request(method, f"/api/models/risk/{path}", content=b"{")
+        answer = await console.client(token).request(method, f"/api/drift/risk{path}", content=b"{")
         assert answer.status_code == status
         assert console.ledger.read(kinds=["drift.report"]) == []
 
@@ -102,21 +102,21 @@ async def test_evidence_is_kept_over_time_and_the_newest_is_told(tmp_path: Path)
     async with world(tmp_path, Rooms(tmp_path)) as console:
         monitor = console.client("monitor-token")
         for at_ms in (1_000, 2_000):
-            said = await monitor.post("/api/models/risk/evidence", json=EVIDENCE | {"at_ms": at_ms})
+            said = await monitor.post("/api/drift/risk/evidence", json=EVIDENCE | {"at_ms": at_ms})
             assert said.json() == {"kept": 1}
-        told = (await monitor.get("/api/models/risk/drift")).json()
+        told = (await monitor.get("/api/drift/risk")).json()
         assert (told["at_ms"], len(told["detectors"])) == (2_000, 1)
         assert told["detectors"][0]["evidence"] == 41.5
         infinite = EVIDENCE | {"detectors": [EVIDENCE["detectors"][0] | {"threshold": 0}]}  # type: ignore[index]
-        assert (await monitor.post("/api/models/risk/evidence", json=infinite)).status_code == 422
+        assert (await monitor.post("/api/drift/risk/evidence", json=infinite)).status_code == 422
 
 
 async def test_not_recorded_therefore_not_kept(tmp_path: Path) -> None:
     async with world(tmp_path, Rooms(tmp_path)) as console:
         console.is_ledger_down = True
-        answer = await console.client("monitor-token").post("/api/models/risk/reports", json=report())
+        answer = await console.client("monitor-token").post("/api/drift/risk/reports", json=report())
         assert answer.status_code == 503
-        assert (await console.client("reader-token").get("/api/models/risk/drift")).json()["reports"] == []
+        assert (await console.client("reader-token").get("/api/drift/risk")).json()["reports"] == []
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ async def test_a_broken_shelf_is_an_empty_page_and_no_error(tmp_path: Path, monk
         with pytest.raises(sqlite3.ProgrammingError):
             rooms.desk._shelf.reports("risk")
         monitor = console.client("monitor-token")
-        assert (await monitor.post("/api/models/risk/evidence", json=EVIDENCE)).status_code == 200
-        assert (await monitor.post("/api/models/risk/reports", json=report())).status_code == 200
-        assert (await monitor.get("/api/models/risk/drift")).json()["reports"] == []
+        assert (await monitor.post("/api/drift/risk/evidence", json=EVIDENCE)).status_code == 200
+        assert (await monitor.post("/api/drift/risk/reports", json=report())).status_code == 200
+        assert (await monitor.get("/api/drift/risk")).json()["reports"] == []
         assert len(console.ledger.read(kinds=["drift.report"])) == 1
