@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import deque
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -32,7 +32,7 @@ from controlplane.gateway.spoken import (
 from controlplane.observations import Observations
 
 TURN_S = 0.1
-AT_ONCE = 4  # answers between two turns of the event loop; one costs some hundred microseconds at its largest
+TURN_CPU_S = 0.005  # a twentieth of the time at most; an answer of the largest size takes a millisecond
 LONGEST_REQUEST = 256 * 1024  # of a larger one only the answer is read
 MICRO = 1_000_000
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class LanguageSignals:
     per_s: int
     text_bytes: int
     chance: Callable[[], float] = random.random
+    cpu_clock: Callable[[], float] = time.thread_time
     skipped: int = 0  # by chance, under load
     broken: int = 0
     _waiting: list[Heard] = field(default_factory=list)
@@ -81,11 +82,16 @@ class LanguageSignals:
             await self.turn()
 
     async def turn(self) -> None:
-        """Make signals of everything that waits."""
-        waiting, self._waiting, self._offered = deque(self._waiting), [], 0
-        while waiting:
-            for _ in range(min(AT_ONCE, len(waiting))):
-                self._take(*waiting.popleft())
+        """Make signals of what waits, as long as that takes no more than its part of the time; the rest is let go."""
+        waiting, self._waiting, self._offered = self._waiting, [], 0
+        spent_s = 0.0
+        for done, heard in enumerate(waiting):
+            if spent_s > TURN_CPU_S:
+                self.skipped += len(waiting) - done
+                return
+            start_s = self.cpu_clock()
+            self._take(*heard)
+            spent_s += self.cpu_clock() - start_s
             await anyio.lowlevel.checkpoint()
 
     def _take(self, admission: Admission, outcome: Outcome) -> None:

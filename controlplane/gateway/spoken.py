@@ -106,10 +106,15 @@ def _documents(body: bytes, *, is_stream: bool) -> Iterator[Any]:
     if not is_stream:
         yield _decode(body)
         return
-    for raw in split_events(body):
-        event = read_event(raw)
-        if event is not None and event.data.startswith("{"):
-            yield _decode(event.data)
+    for raw in body.split(b"\n\n") if b"\r" not in body else split_events(body):
+        data = [line for line in raw.split(b"\n") if line.startswith(b"data:")]
+        if len(data) == 1 and b"\r" not in raw:  # as nearly all are; reading fields one by one takes four times as long
+            said = data[0][5:].lstrip()
+        else:
+            event = read_event(raw)
+            said = b"" if event is None else event.data.encode()
+        if said.startswith(b"{"):
+            yield _decode(said)
 
 
 def _read_chat(document: dict[str, Any], spoken: Spoken, streamed: _Streamed) -> None:

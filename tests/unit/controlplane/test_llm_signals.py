@@ -116,6 +116,16 @@ async def test_an_answer_that_cannot_be_taken_apart_costs_nobody_else_anything()
     assert language.broken == 1
 
 
+async def test_a_turn_takes_no_more_than_its_part_of_the_time() -> None:
+    ticks = iter(range(1_000))
+    observations, language = watching(cpu_clock=lambda: next(ticks) * 0.003)
+    for number in range(5):
+        observations.observe(admission(number), outcome(), recorded=True)
+    await language.turn()
+    assert [told["call_id"] for told in observations.page(0, 10)["observations"]] == ["e0", "e1"]
+    assert language.skipped == 3
+
+
 async def test_switched_off_nothing_waits() -> None:
     observations, language = watching(per_s=0)
     observations.observe(admission(), outcome(), recorded=True)

@@ -83,6 +83,15 @@ def test_text_and_ending_are_the_same_whole_and_streamed(operation: str, is_stre
     assert spoken.endings[0] in ("length", "max_tokens", "max_output_tokens")
 
 
+@pytest.mark.parametrize(("operation", "is_stream"), [said for said in SAID if said[1]])
+def test_a_stream_says_the_same_however_its_lines_end(operation: str, is_stream: bool) -> None:
+    body = b": awake\n\n" + SAID[operation, is_stream].replace(b"data: {", b"event: x\nid: 1\ndata: {")
+    for ended in (body, body.replace(b"\n", b"\r\n"), body.replace(b"data: ", b"data:")):
+        spoken = read_spoken(operation, ended, is_stream=is_stream)
+        assert spoken is not None
+        assert spoken.text == "Hello you"
+
+
 @pytest.mark.parametrize(
     ("operation", "body", "is_stream"),
     [
