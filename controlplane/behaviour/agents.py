@@ -17,6 +17,7 @@ from controlplane.behaviour.sequences import Automaton, Part, Progress
 
 EXAMINED = 16  # agents looked at for one to forget
 TOLD_KEPT = 256
+PENDING_S = 60.0  # a call that neither was recorded nor failed to be for so long was given up before
 
 ScopeKey = tuple[str, str]
 """``run`` or ``session``, and which; ``("agent", "")`` is all that the agent does."""
@@ -105,7 +106,7 @@ class Agent:
             (part, one.since_s)
             for one in self.pending.values()
             for step, part, place in one.steps()
-            if step is automaton and place == key
+            if step is automaton and place == key and now_s - one.since_s <= PENDING_S
         ]
         if not waiting:
             return known

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from controlplane.behaviour.agents import OWN, Agent, AgentKey, Agents, Pending, ScopeKey, Step
+from controlplane.behaviour.agents import OWN, PENDING_S, Agent, AgentKey, Agents, Pending, ScopeKey, Step
 from controlplane.behaviour.likeness import Reference, embed
 from controlplane.behaviour.loops import Recent, digest_of
 from controlplane.behaviour.rates import Change, Rate
@@ -28,7 +28,6 @@ from controlplane.policy.bundle import Bundle
 from controlplane.telemetry.context import parse
 
 RETRY_S = 5.0  # for what is unknown only until the ledger was read
-PENDING_S = 60.0  # a call that neither was recorded nor failed to be for so long was given up before
 PENDING_SWEPT = 1000
 OVERDUE_KEPT = 1000
 PPM = 1_000_000

@@ -139,6 +139,23 @@ def test_what_was_let_go_and_never_recorded_was_never_read() -> None:
     assert rig.judge(rig.call("mail"), agent()).permits
 
 
+def test_what_was_given_up_before_it_could_be_recorded_does_not_count_for_long() -> None:
+    """An agent may hang up while its call waits for a budget: nobody says what became of it."""
+    rig = leak()
+    rig.judge(rig.call("vault"), agent())
+    assert rig.ask("mail") == "behaviour_blocked"
+    rig.now_s += 61
+    assert rig.ask("mail") == "granted"
+
+
+def test_calls_that_were_given_up_are_swept_away() -> None:
+    rig = leak()
+    for _ in range(1500):
+        rig.now_s += 1
+        rig.judge(rig.call("vault"), agent())
+    assert len(rig.watch._pending) <= 1000
+
+
 def test_many_at_once_are_counted_while_they_are_being_recorded() -> None:
     rig = leak(after=[], then=EGRESS | {"times": 3}, within="10m")
     reasons = [rig.judge(rig.call("mail"), agent()).reason for _ in range(5)]
