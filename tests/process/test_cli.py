@@ -18,10 +18,19 @@ from click.testing import CliRunner, Result
 
 from controlplane.cli import main
 
-COMMANDS = [[], ["gateway"], ["monitor"], ["token"], ["worker"], ["costs"], ["doctor"], ["drift"], ["drift", "status"], ["drift", "report"], ["drift", "replay"], ["vllm"], ["vllm", "render"], ["vllm", "serve"], ["audit"], ["audit", "verify"], ["audit", "show"],
-            ["audit", "tail"], ["policy"], ["policy", "lint"], ["policy", "test"], ["policy", "explain"], ["models"],
-            *(["models", word] for word in ("list", "load", "unload", "label", "canary", "shadow", "rollback", "release",
-                                            "render-tfserving"))]  # fmt: skip
+GROUPS = {
+    "drift": "status report replay",
+    "vllm": "render serve",
+    "audit": "verify show tail",
+    "policy": "lint test explain",
+    "models": "list load unload label canary shadow rollback release review render-tfserving",
+}
+PLAIN = "gateway monitor token worker costs doctor"
+COMMANDS = [
+    [],
+    *([word] for word in (*PLAIN.split(), *GROUPS)),
+    *([group, word] for group, words in GROUPS.items() for word in words.split()),
+]
 
 
 def run(*arguments: str | Path) -> Result:
