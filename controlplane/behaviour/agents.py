@@ -62,6 +62,12 @@ class Agent:
             self.carried.clear()
         self.seen_s = now_s
 
+    def touch(self, key: ScopeKey, now_s: float, idle_s: float) -> None:
+        """A call of this run or session, whatever it was: it is not idle."""
+        found = self.scopes.get(key)
+        if found is not None and now_s - found.seen_s <= idle_s:
+            found.seen_s = max(found.seen_s, now_s)
+
     def scope(self, key: ScopeKey, now_s: float, idle_s: float) -> Scope | None:
         if key == OWN:
             return self.own
@@ -172,6 +178,9 @@ class Agents:
             found = self._known[key] = Agent(now_s)
         self._known.move_to_end(key)
         return found
+
+    def known(self, key: AgentKey) -> Agent | None:
+        return self._known.get(key)
 
     def all(self) -> list[tuple[AgentKey, Agent]]:
         return list(self._known.items())

@@ -18,7 +18,7 @@ from controlplane.behaviour.rates import kept, restored
 from controlplane.behaviour.selecting import Deed
 from controlplane.behaviour.watch import Happened, Watch, run_of
 
-INTENT = "intent"
+INTENT, DENY = "intent", "deny"
 PAGE = 2000
 MILLI = 1000
 FORMAT = "rates.1"
@@ -36,6 +36,8 @@ class Record(Protocol):
     @property
     def event_id(self) -> str: ...
     @property
+    def kind(self) -> str: ...
+    @property
     def body(self) -> Mapping[str, Any]: ...
 
 
@@ -52,7 +54,7 @@ class Reader(Protocol):
 
 
 def read_back(reader: Reader, since_s: float, most: int) -> tuple[list[Happened], float]:
-    """What was admitted since ``since_s``, out of at most ``most`` newest records; and since when that is everything:
+    """What was asked since ``since_s``, out of at most ``most`` newest records; and since when that is everything:
     minus infinity when nothing that can matter is missing. Blocking.
     """
     size = reader.head().size
@@ -62,11 +64,11 @@ def read_back(reader: Reader, since_s: float, most: int) -> tuple[list[Happened]
     if start > first:
         left_out = reader.read(start - 1, 1)
         covered_s = left_out[0].time_ms / MILLI if left_out else inf
-    return list(_admitted(reader, start - 1)), covered_s
+    return list(_calls(reader, start - 1)), covered_s
 
 
-def _admitted(reader: Reader, after: int) -> Iterator[Happened]:
-    while records := reader.read(after, PAGE, kinds=[INTENT]):
+def _calls(reader: Reader, after: int) -> Iterator[Happened]:
+    while records := reader.read(after, PAGE, kinds=[INTENT, DENY]):
         for record in records:
             found = _happened(record)
             if found is not None:
@@ -75,7 +77,7 @@ def _admitted(reader: Reader, after: int) -> Iterator[Happened]:
 
 
 def _happened(record: Record) -> Happened | None:
-    """None for an intent that names no agent or no deed, as none of ours does."""
+    """None for a record that names no agent or no deed, as none of ours does."""
     body = record.body
     try:
         principal, action = body["principal"], body["action"]
@@ -85,7 +87,8 @@ def _happened(record: Record) -> Happened | None:
     except (KeyError, TypeError, AttributeError):
         return None
     run = run_of(str(body.get("trace", {}).get("traceparent", "")))
-    return Happened(record.event_id, record.time_ms / MILLI, tenant, agent, deed, run)
+    at_s, is_admitted = record.time_ms / MILLI, record.kind == INTENT
+    return Happened(record.event_id, at_s, tenant, agent, deed, run, is_admitted=is_admitted)
 
 
 def _first_since(reader: Reader, since_s: float, size: int) -> int:

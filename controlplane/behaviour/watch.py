@@ -19,7 +19,7 @@ from controlplane.behaviour.loops import Recent, digest_of
 from controlplane.behaviour.rates import Change, Rate
 from controlplane.behaviour.rules import NOTHING, Plan, Rules
 from controlplane.behaviour.selecting import Deed
-from controlplane.behaviour.sequences import Automaton
+from controlplane.behaviour.sequences import Automaton, Part
 from controlplane.behaviour.settings import BehaviourSettings
 from controlplane.behaviour.verdicts import FULL, UNKNOWN, Finding, Verdict, agent_of, denied, satisfies, strictest
 from controlplane.calls import Call, Decision, Effect, Principal, RuleRef
@@ -40,7 +40,9 @@ Observe = Callable[[Finding], None]
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """An admitted call, as the ledger tells it. ``session`` is None: the ledger does not say."""
+    """A call as the ledger tells it. ``session`` is None: the ledger does not say. One that was not admitted did
+    nothing, but shows that its agent was there.
+    """
 
     call_id: str
     at_s: float
@@ -49,6 +51,7 @@ class Happened:
     deed: Deed
     run: str
     session: str | None = None
+    is_admitted: bool = True
 
 
 @dataclass(slots=True)
@@ -81,6 +84,13 @@ class _Asked:
         if self._session is None:
             self._session = "session", session_of(self.principal)
         return self._session
+
+    def touch(self) -> None:
+        idle_s = self.rules.file.idle_s
+        self._session = self._session or ("session", session_of(self.principal))
+        self._run = self._run or ("run", run_of(self.call.traceparent))
+        self.agent.touch(self._session, self.now_s, idle_s)
+        self.agent.touch(self._run, self.now_s, idle_s)
 
     def steps(self, plan: Plan) -> Iterator[Step]:
         for automaton, part in plan.parts:
@@ -117,27 +127,40 @@ class Watch:
         if rules is None:
             return decision
         plan = rules.plan_of(call.action, call.resource)
-        if plan is NOTHING and not rules.rates:
-            return decision
         name = agent_of(principal)
+        if plan is NOTHING and not rules.rates:
+            self._is_there(rules, principal, name, call, now_s)
+            return decision
         agent = self._agents.of((principal.tenant, name), now_s, LONGEST_S)
         if agent is None:
             return self._without_memory(plan, decision, rules)
         agent.comes(now_s, rules.file.idle_s)
         asked = _Asked(principal, call, now_s, name, agent, rules)
-        findings = self._too_often(asked) if rules.rates else []
-        if plan is not NOTHING:
-            if plan.loops:
-                findings += self._loops(asked, plan.loops)
-            if decision.permits:
-                if plan.last:
-                    findings += self._sequences(asked, plan)
-                if plan.contexts:
-                    findings += self._contexts(asked, plan.contexts)
+        if agent.scopes:
+            asked.touch()
+        findings = self._findings(asked, plan, permits=decision.permits)
         answered = self._answered(asked, decision, findings) if findings else decision
         if answered.permits and plan.parts:
             self._suppose(asked, plan)
         return answered
+
+    def _findings(self, asked: _Asked, plan: Plan, *, permits: bool) -> list[Finding]:
+        findings = self._too_often(asked) if asked.rules.rates else []
+        if plan.loops:
+            findings += self._loops(asked, plan.loops)
+        if permits and plan.last:
+            findings += self._sequences(asked, plan)
+        if permits and plan.contexts:
+            findings += self._contexts(asked, plan.contexts)
+        return findings
+
+    def _is_there(self, rules: Rules, principal: Principal, name: str, call: Call, now_s: float) -> None:
+        """A call that no rule is about: its run and its session go on all the same."""
+        agent = self._agents.known((principal.tenant, name))
+        if agent is not None:
+            agent.comes(now_s, rules.file.idle_s)
+            if agent.scopes:
+                _Asked(principal, call, now_s, name, agent, rules).touch()
 
     def owed(self, call_id: str) -> list[Verdict]:
         """Verdicts that MUST be in the ledger before this call is; first those that could not be written before."""
@@ -379,33 +402,31 @@ class Watch:
                 del self._known_from_s[automaton.rule.id]
 
     def _replay(self, rules: Rules, automata: list[Automaton], one: Happened) -> None:
-        idle_s, most = rules.file.idle_s, self._settings.max_scopes
-        for automaton in automata:
-            part, rule = automaton.part_of(one.deed), automaton.rule
-            if part is None or one.agent in rule.except_agents:
-                continue
-            agent = self._agents.of((one.tenant, one.agent), one.at_s, LONGEST_S)
-            if agent is None:
-                continue
-            agent.comes(max(one.at_s, agent.seen_s), idle_s)
-            key = scope_key(rule.within, rule.untraced, one.run, one.session or "")
-            if key is None:
-                continue
-            if key[0] == "session" and one.session is None:
-                self._replay_in_all(agent, automaton, one)
-            else:
-                agent.advance((automaton, part, key), one.at_s, idle_s, most)
-
-    def _replay_in_all(self, agent: Agent, automaton: Automaton, one: Happened) -> None:
-        """The ledger does not name sessions: it may have been any of them, one that is still to come included."""
-        part = automaton.part_of(one.deed)
-        if part is None:
+        idle_s, key = rules.file.idle_s, (one.tenant, one.agent)
+        known = self._agents.known(key)
+        if known is not None:
+            known.comes(max(one.at_s, known.seen_s), idle_s)
+            for place in [("run", one.run)] if one.session is not None else [("run", one.run), *known.scopes]:
+                known.touch(place, one.at_s, idle_s)
+        if not one.is_admitted:
             return
+        for automaton, part in rules.plan_of(*one.deed).parts:
+            if automaton in automata and one.agent not in automaton.rule.except_agents:
+                agent = self._agents.of(key, one.at_s, LONGEST_S)
+                if agent is not None:
+                    self._replay_part(rules, agent, automaton, part, one)
+
+    def _replay_part(self, rules: Rules, agent: Agent, automaton: Automaton, part: Part, one: Happened) -> None:
+        key = scope_key(automaton.rule.within, automaton.rule.untraced, one.run, one.session or "")
+        if key is None:
+            return
+        if key[0] != "session" or one.session is not None:
+            agent.advance((automaton, part, key), one.at_s, rules.file.idle_s, self._settings.max_scopes)
+            return
+        # The ledger does not name sessions: it may have been any of them, one that is still to come included.
         places = [agent.carried, *(scope.progress for key, scope in agent.scopes.items() if key[0] == "session")]
         for place in places:
-            progress = place.get(automaton.rule.id)
-            if progress is None:
-                progress = place[automaton.rule.id] = automaton.new()
+            progress = place.setdefault(automaton.rule.id, automaton.new())
             if not part.forgives:  # an approval in one session forgives nothing in another
                 automaton.advance(progress, part, one.at_s)
 

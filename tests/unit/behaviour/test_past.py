@@ -76,9 +76,10 @@ async def test_a_restart_reads_who_did_what_in_which_run(ledger: SqliteLedger, t
         read_back, LedgerReader(tmp_path / "ledger.sqlite"), time.time() - 3600, 1000
     )
     assert covered_s == -inf
-    assert [(one.agent, one.deed.path, one.run, one.session) for one in happened] == [
-        ("agent:a", "/tool/vault", TRACES[4][3:35], None),
-        ("agent:deputy", "/tool/look", "", None),
+    assert [(one.agent, one.deed.path, one.run, one.session, one.is_admitted) for one in happened] == [
+        ("agent:a", "/tool/vault", TRACES[4][3:35], None, True),
+        ("agent:deputy", "/tool/look", "", None, True),
+        ("agent:a", "/tool/mail", "", None, False),
     ]
     assert happened[0].call_id == first.id
     assert abs(happened[0].at_s - time.time()) < 60

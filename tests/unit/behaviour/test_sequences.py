@@ -92,6 +92,45 @@ def test_a_session_is_over_when_it_was_idle() -> None:
     assert rig.ask("mail") == "granted"
 
 
+def test_a_session_goes_on_by_calls_that_no_rule_is_about() -> None:
+    """Else an agent would only have to do something harmless for half an hour."""
+    rig = leak()
+    rig.ask("vault")
+    for _ in range(10):
+        rig.now_s += 600
+        rig.ask("look")
+    assert rig.ask("mail") == "behaviour_blocked"
+
+
+def test_a_run_goes_on_by_calls_that_no_rule_is_about() -> None:
+    rig = leak(within="run")
+    rig.ask("vault", run=1)
+    for _ in range(10):
+        rig.now_s += 600
+        rig.ask("look", run=1)
+    assert rig.ask("mail", run=1) == "behaviour_blocked"
+
+
+def test_what_is_carried_over_a_restart_goes_on_too() -> None:
+    harmless = [
+        Happened(f"h-{n}", 994_600.0 + 600 * n, "acme", "agent:a", Deed("call", "/tool/look"), "") for n in range(9)
+    ]
+    refused = [replace(one, is_admitted=False) for one in harmless]
+    for between in (harmless, refused):
+        rig = Rig(bundle(sequences=[LEAK]), past=[*past(("vault", 1), at_s=994_000.0), *between])
+        for _ in range(5):
+            rig.now_s += 600
+            rig.ask("look", who=agent(session="s"))
+        assert rig.ask("mail", who=agent(session="s")) == "behaviour_blocked"
+    rig = Rig(bundle(sequences=[LEAK]), past=past(("vault", 1), at_s=994_000.0))
+    assert rig.ask("mail") == "granted", "it was idle for longer than a session lasts"
+
+
+def test_what_was_refused_before_a_restart_was_never_read() -> None:
+    rig = Rig(bundle(sequences=[LEAK]), past=[replace(one, is_admitted=False) for one in past(("vault", 1))])
+    assert rig.ask("mail") == "granted"
+
+
 def test_a_time_is_looked_back_over() -> None:
     rig = leak(within="10m")
     rig.ask("vault")
