@@ -60,6 +60,14 @@ def test_a_long_absence_is_a_gap_even_when_nothing_was_lost() -> None:
     assert told(found, 200_000) == [("monitor_away", 0, 61_000, 121_001)]
 
 
+def test_gaps_of_two_kinds_are_two_gaps() -> None:
+    found = gaps()
+    found.saw(page(), "", 1_000)
+    found.saw(page(boot="other"), "b", 2_000)
+    found.saw(page(lost=4, boot="other"), "other", 3_000)
+    assert [each[:2] for each in told(found, 40_000)] == [("gateway_restarted", 0), ("overwritten", 4)]
+
+
 def test_a_killed_monitor_tells_the_same_gap_with_the_same_key() -> None:
     found, again = gaps(), gaps()
     found.saw(page(), "", 1_000)

@@ -251,10 +251,13 @@ async def test_a_gap_is_told_until_it_is_taken_and_recorded_once(rig: Rig) -> No
     await watching.tell()
     watching.store.close()
     watching, rig.desk.forgetful = rig.start(), False
+    with rig.page(watching, lost=3):
+        rig.rows(watching, 40)
     rig.now_s += 100
     await watching.tell()
     await watching.tell()
-    (gap,) = rig.desk.gaps.values()
+    gap, later = rig.desk.gaps.values()
+    assert later["lost"] == 3, "what was told may be on disk already, and grows no more"
     assert (gap["reason"], gap["lost"], gap["to_ms"] - gap["from_ms"]) == ("overwritten", 12, 501_000)
     assert watching.gaps.told == []
 
