@@ -29,7 +29,7 @@ from controlplane.policy.documents import BundleError, read_document
 from controlplane.retraining.course import Course, Evidence
 from controlplane.retraining.loop import LoopPorts
 from controlplane.retraining.mlflow_mirror import mirrored
-from controlplane.retraining.runners.choice import trainer_for
+from controlplane.retraining.runners.choice import RunnerNotInstalled, trainer_for
 from controlplane.retraining.scoring import savedmodel_score
 from controlplane.telemetry.logs import configure_logging
 from controlplane.telemetry.metrics import Metrics
@@ -89,7 +89,9 @@ class PortTaken(Exception):
 
 
 async def serve(settings: MonitorSettings) -> None:
-    """Run until SIGTERM or SIGINT."""
+    """Run until SIGTERM or SIGINT. Raises ``PortTaken``, ``RunnerNotInstalled``."""
+    for model in settings.models:
+        trainer_for(model.training, settings.models_root)  # at the start, and not when a model is first in need
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -148,5 +150,5 @@ def monitor_command(config: Path) -> None:
     configure_logging(settings.telemetry.log_level)
     try:
         asyncio.run(serve(settings))
-    except PortTaken as error:
+    except (PortTaken, RunnerNotInstalled) as error:
         raise click.ClickException(str(error)) from error

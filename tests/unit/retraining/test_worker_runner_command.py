@@ -9,6 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from controlplane.monitor import monitor_command
 from controlplane.retraining.runners.choice import RunnerNotInstalled, trainer_for
 from controlplane.retraining.settings import TrainingSettings
 from controlplane.worker import worker_command
@@ -42,3 +43,16 @@ def test_a_runner_whose_package_is_missing_says_so(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("controlplane.retraining.runners.choice.importlib.import_module", missing)
     with pytest.raises(RunnerNotInstalled, match="procrastinate"):
         trainer_for(TrainingSettings(runner="queue", command=("x",)), tmp_path)
+
+
+def test_a_monitor_whose_runner_is_not_installed_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError("no", name="procrastinate")
+
+    monkeypatch.setattr("controlplane.retraining.runners.choice.importlib.import_module", missing)
+    config = tmp_path / "monitor.yaml"
+    config.write_text(yaml.safe_dump({"models": [model("a", runner="queue", command=["x"])]}))
+    told = CliRunner().invoke(monitor_command, ["--config", str(config)])
+    assert (told.exit_code, "procrastinate" in told.output) == (1, True)
