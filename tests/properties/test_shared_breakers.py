@@ -130,14 +130,14 @@ class Gateway:
 
     def call(self, request: BackendRequest) -> InFlight | None:
         """None when it was refused."""
-        before, probes = self.store.taken, len(self.breaker._leases)
+        before, probes = self.store.taken, self.breaker._probe_number
         work = _whole(self.guarded, request)
         try:
             work.send(None)
         except BackendUnavailable:
             return None
         lease = self.store.holder if self.store.taken > before else ""
-        made = InFlight(self, work, lease, self.store.ends_s, len(self.breaker._leases) > probes)
+        made = InFlight(self, work, lease, self.store.ends_s, self.breaker._probe_number > probes)
         self.in_flight.append(made)
         return made
 

@@ -217,9 +217,11 @@ async def until_gone(client: Redis) -> None:
 
 async def test_hang_up_while_the_lease_is_taken_leaves_none_behind(world: World, client: Redis) -> None:
     one, _ = await cooled(world)
-    for _ in range(10):
+    await one.shared.sync()  # so that there is a connection
+    for turns in range(1, 20):
         leaving = asyncio.create_task(one.call())
-        await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0.0001)
         leaving.cancel()
         await asyncio.wait([leaving])
         await until_gone(client)
@@ -237,14 +239,17 @@ async def test_gateway_that_died_as_it_probed_gives_way_when_its_lease_ends(worl
     other.clock.now_s += 0.2
     assert await other.shared.take("risk/2")
     one.shared.give_back("risk/2", token)
-    await one.shared.sync()
+    await asyncio.wait(list(one.shared._giving.values()))
     assert await client.exists(f"{PROBE}risk/2"), "nobody gives back what is another's"
 
 
-async def test_hold_at_one_gateway_holds_at_all_and_any_may_let_go(world: World) -> None:
+async def test_hold_at_one_gateway_holds_at_all_and_any_may_let_go(world: World, client: Redis) -> None:
     one, other = await world.gateway("a"), await world.gateway("b")
+    other.shared._wall = lambda: world.wall_s + 5
     one.breakers.hold("tool:refund", "operator")
     await until(lambda: ("tool:refund", "operator") in other.breakers.holds())
+    assert await other.shared.sync()
+    assert b'"by":"a"' in await client.hget(HOLDS, "operator tool:refund"), "who takes over says nothing of his own"
     assert await_kinds(other) == [("breaker.hold", "tool:refund", "operator", "a")]
     assert one.recorded == [], "its own console has recorded it"
     other.breakers.release("tool:refund", "operator")
