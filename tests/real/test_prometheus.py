@@ -73,6 +73,12 @@ def loaded(metrics: Metrics) -> None:
     metrics.observe_selection_reviews(1)
     metrics.observe_drift_report(model="risk", outcome="made")
     metrics.observe_drift_evidence(model="risk", detector="error", ratio=0.4)
+    metrics.observe_behaviour(rule="slow.down", answer="throttle", mode="act", change="began")
+    metrics.observe_behaviour_memory(agents=3, unknown_rules=0)
+    metrics.observe_breakers_shared(False)
+    metrics.observe_observation_dropped(reason="overwritten")
+    metrics.observe_guarded_rows(model="risk", sound=9, violating=1)
+    metrics.observe_rows_skipped(model="risk", reason="over_share", count=2)
     for event in ("hit", "miss", "store"):
         metrics.observe_response_cache("small", event)
     metrics.observe_response_cache_bytes(100)
