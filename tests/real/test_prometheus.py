@@ -73,7 +73,7 @@ def loaded(metrics: Metrics) -> None:
     metrics.observe_selection_reviews(1)
     metrics.observe_drift_report(model="risk", outcome="made")
     metrics.observe_drift_evidence(model="risk", detector="error", ratio=0.4)
-    metrics.observe_behaviour(rule="slow.down", answer="throttle", mode="act", change="began")
+    metrics.observe_behaviour(rule="slow.down", answer="throttle", mode="enforce", change="begins")
     metrics.observe_behaviour_memory(agents=3, unknown_rules=0)
     metrics.observe_breakers_shared(False)
     metrics.observe_observation_dropped(reason="overwritten")
