@@ -151,6 +151,21 @@ async def test_ten_alarms_at_once_are_one_job(plant: Plant) -> None:
     assert leftovers(plant.path / "models") == ["2"]
 
 
+async def test_an_alarm_while_a_job_runs_is_refused_too(plant: Plant) -> None:
+    """procrastinate's own locks would let it wait behind the one that runs."""
+    plant.text = STUCK + GOOD
+    waiting = plant.monitor("monitor-1/1")
+    plant.worker()
+    await plant.until_begun(1)
+    plant.more = {"timeout_s": 20.0}
+    with pytest.raises(TrainerBusy):
+        await plant.monitor("monitor-2/1")
+    assert plant.rows() == [("doing", 0)]
+    plant.go()
+    assert (await waiting).version == 2
+    assert len(plant.rows()) == 1
+
+
 async def test_ten_monitors_with_the_same_alarm_share_its_job(plant: Plant) -> None:
     alarms = [plant.monitor() for _ in range(10)]
     plant.worker()
