@@ -57,6 +57,18 @@ test: install ## run the tests; absent real components are skipped and named
 		'transformers[serving]==5.19.0' accelerate==1.15.0 requests==2.34.2
 	@touch $@
 
+.venv-kfp/installed: | $(UV)
+	@echo "· Kubeflow Pipelines and its local runner, for tests only"
+	@$(PYTHON) -m venv .venv-kfp
+	@$(UV) pip install --quiet --python .venv-kfp/bin/python kfp==2.17.0 kfp-kubernetes==2.17.0 pip setuptools
+	@touch $@
+
+.venv-mlflow/installed: | $(UV)
+	@echo "· MLflow, for tests only (620 MB)"
+	@$(PYTHON) -m venv .venv-mlflow
+	@$(UV) pip install --quiet --python .venv-mlflow/bin/python mlflow==3.17.2
+	@touch $@
+
 .venv-litellm/installed: | $(UV)
 	@$(PYTHON) -m venv .venv-litellm
 	@$(UV) pip install --quiet --python .venv-litellm/bin/python 'litellm[proxy]==1.106.2'
@@ -71,7 +83,8 @@ test: install ## run the tests; absent real components are skipped and named
 demo-llm: install .venv-vllm/installed ## the demo with vLLM for CPU and a tiny local model beside it
 	@$(BIN)/python -m examples.demo --llm
 
-test-real: install .venv-vllm/installed .venv-tensorflow/installed .venv-transformers/installed .venv-mcp/installed ## the tests that meet real vLLM, transformers, TensorFlow, MCP conformance, Prometheus, Chromium
+REAL := vllm tensorflow transformers kfp mlflow mcp
+test-real: install $(REAL:%=.venv-%/installed) ## the tests that meet real vLLM, transformers, TensorFlow, kfp, MLflow, MCP conformance, Redis, PostgreSQL, Prometheus, Chromium
 	@$(BIN)/python -m pytest -m real -rs
 
 bench: install .venv-litellm/installed ## wrk against stub, bare pass-through, gateway and LiteLLM, in one run
@@ -86,8 +99,8 @@ check: install ## format, lint, types, fast tests
 lock: ## resolve pyproject.toml again into requirements.lock and bootstrap.lock (needs uv)
 	@uv=$$(command -v $(UV) uv | head -1); printf '%s\n' "$$($$uv --version | sed -E 's/uv ([0-9.]+).*/uv==\1/')" \
 		| $$uv pip compile - $(COMPILE) -o bootstrap.lock
-	@uv=$$(command -v $(UV) uv | head -1); $$uv pip compile pyproject.toml --extra mcp --extra drift \
+	@uv=$$(command -v $(UV) uv | head -1); $$uv pip compile pyproject.toml --extra mcp --extra drift --extra queue \
 		--group build --group demo --group dev $(COMPILE) -o requirements.lock
 
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-vllm .venv-tensorflow .venv-transformers .venv-litellm .venv-mcp var .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* var .pytest_cache .mypy_cache .ruff_cache .hypothesis

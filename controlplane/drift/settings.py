@@ -9,7 +9,10 @@ class WatchSettings(BaseModel, frozen=True, extra="forbid"):
     """How the labelled error of one model version is watched."""
 
     false_alarm_rows: int = Field(
-        default=100_000, ge=100, description="Mean number of labelled rows to a false alarm is at least this (1/alpha)."
+        default=260_000,
+        ge=100,
+        description="Mean number of labelled rows to a false alarm is at least this (1/alpha): its part of one false "
+        "alarm in 100,000 rows over all detectors of a model.",
     )
     reference_rows: int = Field(
         default=2_000, ge=50, description="Labelled rows from which the reference error is learnt before any verdict."

@@ -114,7 +114,7 @@ def test_the_reference_is_learnt_before_anything_is_judged() -> None:
 
 
 def test_a_suspicion_clears_and_the_principal_is_heard_again() -> None:
-    settings = KNOWN.model_copy(update={"quiet_rows": 100})
+    settings = KNOWN.model_copy(update={"quiet_rows": 100, "false_alarm_rows": 100_000})
     watch = Watch(1, settings)
     found = verdicts(watch, stream(lambda n, who: 1.0 if who == "agent-3" and 200 < n < 2_000 else 0.1, 8_000))
     assert [verdict.event for _, verdict in found][-1] is Event.QUIET
