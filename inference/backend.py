@@ -30,7 +30,8 @@ class BackendRequest:
 
     ``operation`` is the protocol's verb: ``chat``, ``completions``, ``embeddings``, ``models`` (OpenAI HTTP);
     ``Predict``, ``Classify``, ``Regress``, ``GetModelMetadata`` (TF Serving, ``body`` is the serialized
-    request message); ``call`` (HTTP tool); ``message`` and ``listen``, which stays open (MCP). ``timeout_s`` bounds the whole exchange.
+    request message); ``call`` (HTTP tool); ``message`` and ``listen``, which stays open (MCP). ``timeout_s`` bounds the
+    whole exchange.
     """
 
     call_id: str

@@ -1,6 +1,6 @@
 """Serve the tiny model with vLLM on the CPU, show how the start goes, print the URL, stop with the process.
 
-    .venv-vllm/bin/python examples/tiny_llm/serve.py [--model var/tiny-llm] [--port 8000] [--api-key-file FILE] [-- FLAGS]
+    .venv-vllm/bin/python examples/tiny_llm/serve.py [--model FOLDER] [--port 8000] [--api-key-file FILE] [-- FLAGS]
 
 Makes the model first when it is not there. The last line printed is ``ready URL``. Half a minute on a quiet machine.
 What follows ``--`` goes to vLLM as it is; ``-- --runner=pooling --convert=embed`` serves embeddings, scores and ranks.
