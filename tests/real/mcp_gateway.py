@@ -26,6 +26,7 @@ from controlplane.gateway.doors.mcp import McpDispatch
 from controlplane.identity.development import DevelopmentIssuer, Grant
 from controlplane.settings import Settings
 from controlplane.tools.mcp_upstream import McpBackend
+from controlplane.upstreams import GuardedUpstreams
 from controlplane.wiring import ControlPlane
 from inference.errors import BackendUnavailable
 
@@ -103,11 +104,13 @@ async def until_up(plane: ControlPlane) -> None:
     assert isinstance(plane.gateway.backends, ByKind)
     dispatch = plane.gateway.backends.kinds["mcp"]
     assert isinstance(dispatch, McpDispatch)
-    assert isinstance(dispatch.backend, McpBackend)
+    assert isinstance(dispatch.backend, GuardedUpstreams)
+    servers = dispatch.backend.inner
+    assert isinstance(servers, McpBackend)
     for server in plane.registry.stdio_servers:
         while True:
             try:
-                dispatch.backend.endpoint(server.name)
+                servers.endpoint(server.name)
                 break
             except BackendUnavailable:
                 await anyio.sleep(0.05)

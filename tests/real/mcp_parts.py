@@ -51,11 +51,11 @@ def serving(command: list[str], until: str, **environment: str) -> Iterator[str]
         assert process.stdin is not None
         overdue = threading.Timer(START_LIMIT_S, process.kill)
         overdue.start()
+        drain = threading.Thread(target=process.stdout.read, daemon=True)
         try:
             line = next((line for line in process.stdout if until in line), None)
             overdue.cancel()
             assert line is not None, f"{command} ended before it served"
-            drain = threading.Thread(target=process.stdout.read, daemon=True)
             drain.start()
             yield line
         finally:
@@ -66,7 +66,8 @@ def serving(command: list[str], until: str, **environment: str) -> Iterator[str]
                 process.wait(15)
             except subprocess.TimeoutExpired:
                 process.kill()
-            drain.join(5)
+            if drain.is_alive():
+                drain.join(5)
 
 
 @dataclass(frozen=True)

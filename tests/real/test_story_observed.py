@@ -26,6 +26,26 @@ NOT_IN_THE_STORY = {
     "Waiting and failing": "every append succeeds in it",
 }
 
+SILENT_IN_THE_STORY = {
+    "controlplane_behaviour_findings_total": "every agent in it behaves as rules allow",
+    "controlplane_breakers_shared": "one gateway shares nothing",
+    "controlplane_adaptation": "no rule of adaptation has to act in it, unless the machine is full",
+    "controlplane_budget": "nobody in it has a budget",
+    "controlplane_cost_saved_usd_total": "no answer in it is saved, and no model has a price",
+    "controlplane_drift_evidence_ratio": "told every quarter of a minute, and the story may be over before",
+    "controlplane_energy_joules_total": "no model in it has an energy factor",
+    "controlplane_feedback": "nobody in it judges an answer",
+    "controlplane_guarded_rows_total": "no model in it has opted into the row guard",
+    "controlplane_overload": "nobody in it has to wait",
+    "controlplane_replica_kv_cache_ratio": "only vLLM says it",
+    "controlplane_replica_ready": "asked for those that are not ready, of which there are none for long",
+    "controlplane_replica_waiting_calls": "only vLLM says it",
+    "controlplane_response_cache": "no rule in it gives leave to save answers",
+    "controlplane_selections_total": "nobody in it leaves the choice of a model to us",
+    "controlplane_shadow": "no version in it is copied to",
+}
+"""Metrics by the beginnings of their names; each is shown by its room's own tests."""
+
 
 @pytest.fixture(scope="module")
 async def observed(one_loop: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Prometheus]:
@@ -47,7 +67,8 @@ async def observed(one_loop: None, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_every_panel_shows_what_happened(observed: Prometheus, panel: dict) -> None:
     answers = {target["expr"]: observed.query(substituted(target["expr"])) for target in panel["targets"]}
     if panel["title"] not in NOT_IN_THE_STORY:
-        assert [expression for expression, series in answers.items() if not series] == []
+        silent = [expression for expression, series in answers.items() if not series]
+        assert [one for one in silent if not any(name in one for name in SILENT_IN_THE_STORY)] == []
 
 
 def test_the_rules_evaluate_on_the_running_product(observed: Prometheus) -> None:
