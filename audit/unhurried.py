@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -26,6 +27,27 @@ class Unhurried(asyncio.Future[T]):
         except asyncio.CancelledError as cancellation:
             _raise_later(cancellation)
             return self.result()
+
+
+async def unhurried(work: Coroutine[Any, Any, T]) -> T:
+    """``work`` to its end in a task of its own, for those who must know what came of it. It MUST end by itself.
+
+    A cancellation of the caller is raised at the caller's next wait. A scope with a shield would not do: it holds off
+    the scopes around it, and ``Task.cancel``, by which calls end here, passes through it.
+    """
+    told = Unhurried[T](loop=asyncio.get_running_loop())
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: _tell(told, done))
+    return await told.outcome()
+
+
+def _tell(told: Unhurried[T], done: asyncio.Future[T]) -> None:
+    if done.cancelled():  # only by the end of the loop
+        told.set_exception(asyncio.CancelledError())
+    elif (error := done.exception()) is not None:
+        told.set_exception(error)
+    else:
+        told.set_result(done.result())
 
 
 def _raise_later(cancellation: asyncio.CancelledError) -> None:

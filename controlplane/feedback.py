@@ -11,7 +11,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import anyio
 from anyio import to_thread
 
 from audit import Record
@@ -61,8 +60,7 @@ class FeedbackDesk:
         try:
             model = await to_thread.run_sync(self._model_that_answered, said.call_id, by)
             judged = self._said(said, by, model)
-            with anyio.CancelScope(shield=True):  # who hangs up now must not leave us unsure whether it counts
-                receipt = await self.memory.record(judged)
+            receipt = await self.memory.record(judged)
         except BaseException:
             given.discard(key)
             raise

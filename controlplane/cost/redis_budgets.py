@@ -18,6 +18,7 @@ import anyio
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from audit.unhurried import unhurried
 from controlplane.cost.budgets import Account, BudgetsUnavailable, Exhausted, Limit
 
 log = logging.getLogger(__name__)
@@ -80,15 +81,17 @@ class RedisBudgets:
             arguments += [limit.max_micro_usd, limit.account.until_s + GRACE_S]
         names = [name_of(limit.account) for limit in limits]
         try:
-            with anyio.CancelScope(shield=True):  # whoever hangs up now must not leave us unsure what is counted
-                async with asyncio.timeout(self._deadline_s):
-                    done, *told = await self._hold(keys=names, args=arguments)
+            done, *told = await unhurried(self._held(names, arguments))  # who hangs up now still knows what is counted
         except FAILURES as error:
             log.warning("budgets cannot be asked", extra={"cause": type(error).__name__})
             raise BudgetsUnavailable("budget_unknown") from error
         if done:
             return [int(each) for each in told]
         return Exhausted(limits[int(told[0]) - 1], int(told[1]))
+
+    async def _held(self, names: Sequence[str], arguments: Sequence[int]) -> Sequence[Any]:
+        async with asyncio.timeout(self._deadline_s):
+            return await self._hold(keys=names, args=arguments)
 
     def add(self, accounts: Sequence[Account], micro_usd: int) -> None:
         if micro_usd:

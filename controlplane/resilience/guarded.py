@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, replace
@@ -99,6 +100,7 @@ class Exchange(AbstractAsyncContextManager[BackendReply]):
         try:
             if permit.probe and self._leases is not None:
                 self._lease = await self._take_lease(self._leases)
+                await asyncio.sleep(0)  # whoever hung up meanwhile goes no further
             self._opened = self._inner.send(request)
             reply = await self._opened.__aenter__()
         except BaseException as error:

@@ -25,6 +25,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from audit.unhurried import unhurried
 from controlplane.resilience.breaker import State, Transition
 from controlplane.resilience.breakers import Breakers
 from controlplane.resilience.settings import SharingSettings
@@ -145,9 +146,7 @@ class SharedBreakers:
             await asyncio.wait([giving])
         token = uuid4().hex
         try:
-            with anyio.CancelScope(shield=True):  # whoever hangs up now must not leave a lease behind
-                async with asyncio.timeout(self._deadline_s):
-                    granted = await self._client.set(PROBE + name, token, nx=True, px=self._lease_ms)
+            granted = await unhurried(self._ask(name, token))  # whoever hangs up now must not leave a lease behind
         except FAILURES as error:
             self._trouble(error)
             self.give_back(name, token)  # it may have arrived
@@ -157,6 +156,10 @@ class SharedBreakers:
             return token
         self._elsewhere[name] = now_s + ELSEWHERE_S
         return None
+
+    async def _ask(self, name: str, token: str) -> bool:
+        async with asyncio.timeout(self._deadline_s):
+            return bool(await self._client.set(PROBE + name, token, nx=True, px=self._lease_ms))
 
     def give_back(self, name: str, token: str) -> None:
         if token == ALONE:

@@ -218,14 +218,25 @@ async def until_gone(client: Redis) -> None:
 async def test_hang_up_while_the_lease_is_taken_leaves_none_behind(world: World, client: Redis) -> None:
     one, _ = await cooled(world)
     await one.shared.sync()  # so that there is a connection
-    for turns in range(1, 20):
-        leaving = asyncio.create_task(one.call())
-        for _ in range(turns):
-            await asyncio.sleep(0.0001)
-        leaving.cancel()
-        await asyncio.wait([leaving])
-        await until_gone(client)
-        assert one.state is State.HALF_OPEN
+    await client.client_pause(60_000, all=False)  # what writes waits until it is told to go on
+    leaving = asyncio.create_task(one.call())
+    await until_asked(client)
+    leaving.cancel()
+    await client.client_unpause()
+    await asyncio.wait([leaving])
+    assert leaving.cancelled()
+    assert world.backend.asked == 0
+    await until_gone(client)
+    await asyncio.wait([*one.shared._giving.values(), asyncio.create_task(asyncio.sleep(0))])
+    assert not await client.exists(f"{PROBE}risk/2")
+    assert one.state is State.HALF_OPEN
+
+
+async def until_asked(client: Redis) -> None:
+    """Until somebody's write waits in Redis."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not (await client.info("clients"))["blocked_clients"]:  # noqa: ASYNC110  Redis has no event to give
+            await asyncio.sleep(0.005)
 
 
 async def test_gateway_that_died_as_it_probed_gives_way_when_its_lease_ends(world: World, client: Redis) -> None:

@@ -100,6 +100,24 @@ async def test_frozen_redis_refuses_in_time_and_what_is_owed_is_told_later(serve
     assert spent in (0, 10), "the refused hold may count, the settled cost counts once"
 
 
+async def test_whoever_hangs_up_while_money_is_held_still_learns_what_is_counted(client: Redis) -> None:
+    budgets, told = await kept(client), []
+
+    async def hold() -> None:
+        told.append(await budgets.hold([Limit(MINE, 100)], 60, time.time()))
+        await asyncio.sleep(0)
+
+    await client.client_pause(60_000, all=False)  # what writes waits until it is told to go on
+    leaving = asyncio.create_task(hold())
+    async with asyncio.timeout(20):
+        while not (await client.info("clients"))["blocked_clients"]:  # noqa: ASYNC110  Redis has no event to give
+            await asyncio.sleep(0.005)
+    leaving.cancel()
+    await client.client_unpause()
+    await asyncio.wait([leaving])
+    assert (leaving.cancelled(), told) == (True, [[60]])
+
+
 async def test_sums_come_back_after_redis_lost_them_and_only_rise(client: Redis) -> None:
     budgets = await kept(client)
     await budgets.raise_to({MINE: 70, TENANTS: 5})

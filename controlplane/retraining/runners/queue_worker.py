@@ -42,6 +42,8 @@ class QueueWorker:
         async with queue_database.opened(self.queue) as app:
             await queue_database.make_schema(app, self.queue)
             app.task(name=TASK, queue=self.queue.name)(self._retrain)
+            await queue_database.rescue(app, self.queue)
+            await clean(app, self.queue)
             keeping = asyncio.create_task(self._keep(app))
             try:
                 await app.run_worker_async(
@@ -60,8 +62,10 @@ class QueueWorker:
 
     async def _keep(self, app: procrastinate.App) -> None:
         """Jobs of dead workers are given back, rows of jobs that ended long ago are deleted."""
-        cleaned_s, clock = float("-inf"), asyncio.get_running_loop().time
+        clock = asyncio.get_running_loop().time
+        cleaned_s = clock()
         while True:
+            await asyncio.sleep(self.queue.heartbeat_s)
             try:
                 await queue_database.rescue(app, self.queue)
                 if clock() - cleaned_s >= CLEANING_S:
@@ -69,7 +73,6 @@ class QueueWorker:
                     await clean(app, self.queue)
             except UNREACHABLE as error:
                 log.warning("the queue cannot be looked after: %s", error)
-            await asyncio.sleep(self.queue.heartbeat_s)
 
     async def _retrain(self, **arguments: Any) -> None:
         """The task. Its failure is left in the job's directory before its row says so."""
