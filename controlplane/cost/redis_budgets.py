@@ -91,7 +91,7 @@ class RedisBudgets:
 
     async def _held(self, names: Sequence[str], arguments: Sequence[int]) -> Sequence[Any]:
         async with asyncio.timeout(self._deadline_s):
-            return await self._hold(keys=names, args=arguments)
+            return list(await self._hold(keys=names, args=arguments))
 
     def add(self, accounts: Sequence[Account], micro_usd: int) -> None:
         if micro_usd:
