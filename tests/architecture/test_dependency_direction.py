@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 MAY_IMPORT: dict[str, set[str]] = {  # room -> the rooms it may import; itself and libraries are free
-    "audit": set(),
+    "audit.unhurried": set(),  # a wait that cannot be cut short; it knows nothing of the ledger
+    "audit": {"audit.unhurried"},
     "inference": set(),
     "controlplane.calls": set(),
     "controlplane.strict_json": set(),
@@ -21,8 +22,8 @@ MAY_IMPORT: dict[str, set[str]] = {  # room -> the rooms it may import; itself a
     "controlplane.identity": {"controlplane.calls", "controlplane.strict_json"},
     "controlplane.policy": {"controlplane.calls", "inference"},
     "controlplane.limits": {"controlplane.calls"},
-    "controlplane.cost": {"controlplane.calls", "audit", "controlplane.policy"},
-    "controlplane.resilience": {"controlplane.calls", "inference"},
+    "controlplane.cost": {"controlplane.calls", "audit", "audit.unhurried", "controlplane.policy"},
+    "controlplane.resilience": {"controlplane.calls", "inference", "audit.unhurried"},
     "controlplane.response_cache": {"controlplane.calls", "controlplane.strict_json", "inference"},
     "controlplane.shared_state": set(),
     "controlplane.admission": {"controlplane.calls", "inference"},
