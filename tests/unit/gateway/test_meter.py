@@ -10,7 +10,8 @@ from controlplane.calls import Receipt
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.meter import Meter, kind_of
 from controlplane.gateway.outcome import Outcome
-from controlplane.telemetry.metrics import PREFIX, Metrics
+from controlplane.telemetry.inventory import PREFIX
+from controlplane.telemetry.metrics import Metrics
 from inference.backend import Usage
 from tests.unit.gateway.conftest import AGENT, ALLOW, DENY, a_call
 

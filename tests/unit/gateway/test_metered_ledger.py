@@ -9,7 +9,8 @@ import pytest
 
 from audit import AuditSettings, AuditUnavailable, RecordRefused, SqliteLedger, new_event_id
 from controlplane.gateway.metered_ledger import MeteredLedger
-from controlplane.telemetry.metrics import PREFIX, Metrics
+from controlplane.telemetry.inventory import PREFIX
+from controlplane.telemetry.metrics import Metrics
 
 
 @pytest.fixture

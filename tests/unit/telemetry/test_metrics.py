@@ -12,7 +12,8 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from controlplane.telemetry.metrics import PREFIX, Metrics
+from controlplane.telemetry.inventory import PREFIX
+from controlplane.telemetry.metrics import Metrics
 from controlplane.telemetry.settings import LabelCaps
 
 
