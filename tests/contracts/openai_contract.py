@@ -21,7 +21,7 @@ from inference.errors import BackendRejected, BackendTimeout, BackendUnavailable
 from inference.sse import EventParser
 from inference.vllm import VllmBackend, VllmSettings
 
-ABORT_LIMIT_S = 10.0
+ABORT_LIMIT_S = 60.0
 POLL_S = 0.02
 
 

@@ -17,6 +17,7 @@ from tests.contracts.fake_openai import KEY, FakeOpenAI, running_fake
 from tests.contracts.openai_contract import OpenAIBackendContract, Served, chat, events_of, stops, whole
 
 SOON_S = 0.05
+CONNECTED_S = 1.0  # long enough for a busy machine to connect to itself
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def served(fake: FakeOpenAI, tmp_path: Path) -> Served:
 
 @pytest.fixture
 async def backend(served: Served) -> AsyncGenerator[VllmBackend]:
-    backend = VllmBackend(served.settings(first_byte_timeout_s=SOON_S, stall_timeout_s=SOON_S))
+    backend = VllmBackend(served.settings())
     yield backend
     await backend.aclose()
 
@@ -50,21 +51,23 @@ async def error_of(backend: VllmBackend, request) -> BackendError:
 
 
 @pytest.mark.parametrize("model", ["hang-before-head", "hang-after-head"])
-async def test_no_first_event_in_time_is_a_timeout_and_hangs_up(
-    backend: VllmBackend, served: Served, model: str
-) -> None:
+async def test_no_first_event_in_time_is_a_timeout_and_hangs_up(served: Served, model: str) -> None:
+    backend = VllmBackend(served.settings(first_byte_timeout_s=SOON_S))
     error = await error_of(backend, chat(stream=True, model=model))
     assert isinstance(error, BackendTimeout)
     assert error.reason == "first_byte_timeout"
     await stops(served)
+    await backend.aclose()
 
 
-async def test_stalled_stream_times_out_after_what_it_said(backend: VllmBackend, served: Served) -> None:
+async def test_stalled_stream_times_out_after_what_it_said(served: Served) -> None:
+    backend = VllmBackend(served.settings(stall_timeout_s=SOON_S))
     async with backend.send(chat(stream=True, model="stall")) as reply:
         assert b"one" in await anext(reply.chunks)
         with pytest.raises(BackendTimeout, match="stalled"):
             await anext(reply.chunks)
     await stops(served)
+    await backend.aclose()
 
 
 @pytest.mark.parametrize(
@@ -137,7 +140,7 @@ async def test_unknown_host_is_unavailable(served: Served) -> None:
 
 
 async def test_no_free_connection_in_time_is_unavailable(served: Served) -> None:
-    backend = VllmBackend(served.settings(max_connections=1, connect_timeout_s=SOON_S))
+    backend = VllmBackend(served.settings(max_connections=1, connect_timeout_s=CONNECTED_S))
     async with backend.send(chat(stream=True, max_tokens=900)):
         error = await error_of(backend, chat())
     assert isinstance(error, BackendUnavailable)

@@ -550,7 +550,7 @@ def test_embedded_server_follows_new_versions_until_told_otherwise_and_ends_on_s
         call: Any = channel.unary_unary(method.path)
         served, tries = 1, 0
         while served == 1 and tries < 100_000:
-            served = wire.spec_of(call(predict().body, timeout=20), 2).version.value
+            served = wire.spec_of(call(predict().body, timeout=READY_WITHIN_S), 2).version.value
             tries += 1
         assert served == 2
         started.process.terminate()
@@ -578,6 +578,6 @@ def test_tensors_are_the_same_when_called_directly(base: Path, start: Callable[.
     """The embedded server adds nothing to the numbers: bit for bit what the graph gives in this process."""
     with grpc.insecure_channel(start().target) as channel:
         call: Any = channel.unary_unary(wire.METHODS["Predict"].path)
-        answer = wire.parse(wire.PredictResponse, call(predict().body, timeout=20))
+        answer = wire.parse(wire.PredictResponse, call(predict().body, timeout=READY_WITHIN_S))
     direct = load(base / "1").run("serving_default", {"x": X})["probabilities"]
     assert tensors.read(answer.outputs["probabilities"]).tobytes() == direct.tobytes()

@@ -90,7 +90,7 @@ class Doors:
 
     async def rpc(self, operation: str, body: bytes) -> Any:
         method = wire.METHODS[operation]
-        return wire.parse(method.response, await self.grpc.unary_unary(method.path)(body, metadata=TOKEN, timeout=20))
+        return wire.parse(method.response, await self.grpc.unary_unary(method.path)(body, metadata=TOKEN, timeout=60))
 
     def direct(self) -> Any:
         return self.model.run("serving_default", {"x": X})["probabilities"]
@@ -120,7 +120,7 @@ def target(base: Path) -> Iterator[str]:
     assert server.stdout is not None
     yield server.stdout.readline().split()[1]
     server.terminate()
-    server.communicate(timeout=30)
+    server.communicate(timeout=60)
 
 
 @pytest.fixture
