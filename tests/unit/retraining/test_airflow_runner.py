@@ -14,12 +14,10 @@ from typing import Any
 
 import pytest
 
-from controlplane.retraining.runners.choice import trainer_for
-from controlplane.retraining.settings import TrainingSettings
 from controlplane.retraining.trainer import Candidate, TrainingError
 
 from .http_fake import Answer, Asked, HttpFake, http_fake
-from .training_fakes import job_in, leftovers, write_model
+from .training_fakes import job_in, leftovers, polling_trainer, write_model
 
 RUNS = "/api/v2/dags/risk%20retrain/dagRuns"
 
@@ -70,12 +68,11 @@ def airflow(tmp_path: Path) -> Iterator[FakeAirflow]:
         yield airflow
 
 
-async def trained(tmp_path: Path, airflow: FakeAirflow, timeout_s: float = 20.0) -> Candidate:
+async def trained(tmp_path: Path, airflow: FakeAirflow) -> Candidate:
     token = tmp_path / "token"
     token.write_text("t0ken\n")
     there = {"url": airflow.fake.origin, "token_file": token, "dag": "risk retrain"}
-    said = {"runner": "airflow", "poll_s": 0.01, "timeout_s": timeout_s, "airflow": there}
-    trainer = trainer_for(TrainingSettings.model_validate(said), tmp_path / "models")
+    trainer = polling_trainer(tmp_path / "models", runner="airflow", airflow=there)
     return await trainer.train(job_in(tmp_path), lambda _: None)
 
 
@@ -98,7 +95,7 @@ async def test_a_second_asking_finds_the_run_that_is_there(tmp_path: Path, airfl
 async def test_a_run_that_takes_too_long_is_marked_as_failed(tmp_path: Path, airflow: FakeAirflow) -> None:
     airflow.states = ["running"]
     with pytest.raises(TrainingError) as raised:
-        await trained(tmp_path, airflow, timeout_s=0.5)
+        await trained(tmp_path, airflow)
     assert raised.value.reason == "training_timeout"
     assert [run["state"] for run in airflow.runs.values()] == ["failed"]
     assert leftovers(tmp_path / "models") == []
@@ -126,5 +123,5 @@ async def test_a_dag_that_is_not_there_is_a_refusal(tmp_path: Path, airflow: Fak
 async def test_answers_that_may_change_are_waited_for(tmp_path: Path, airflow: FakeAirflow, answer: Answer) -> None:
     airflow.fake.answer = lambda _: answer
     with pytest.raises(TrainingError) as raised:
-        await trained(tmp_path, airflow, timeout_s=0.3)
+        await trained(tmp_path, airflow)
     assert raised.value.reason == "trainer_unavailable"

@@ -12,12 +12,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from controlplane.retraining.runners.choice import trainer_for
-from controlplane.retraining.settings import TrainingSettings
 from controlplane.retraining.trainer import Candidate, TrainingError
 
 from .http_fake import Answer, Asked, HttpFake, http_fake
-from .training_fakes import job_in, leftovers, write_model
+from .training_fakes import job_in, leftovers, polling_trainer, write_model
 
 RUNS = "/apis/v2beta1/runs"
 COMPILER = """#!/bin/sh
@@ -61,15 +59,12 @@ def kubeflow(tmp_path: Path) -> Iterator[FakeKubeflow]:
         yield kubeflow
 
 
-async def trained(
-    tmp_path: Path, kubeflow: FakeKubeflow, compiler: str = COMPILER, *, claim: str = "", **more: Any
-) -> Candidate:
+async def trained(tmp_path: Path, kubeflow: FakeKubeflow, compiler: str = COMPILER, *, claim: str = "") -> Candidate:
     python = tmp_path / "python"
     python.write_text(compiler)
     python.chmod(0o755)
     there = {"url": kubeflow.fake.origin, "python": python, "experiment_id": "e", "volume_claim": claim}
-    said = {"runner": "kubeflow", "command": ["x"], "poll_s": 0.01, "timeout_s": 20.0, "kubeflow": there} | more
-    trainer = trainer_for(TrainingSettings.model_validate(said), tmp_path / "models")
+    trainer = polling_trainer(tmp_path / "models", runner="kubeflow", command=["x"], kubeflow=there)
     return await trainer.train(job_in(tmp_path), lambda _: None)
 
 
@@ -107,7 +102,7 @@ async def test_a_run_that_does_not_end_is_terminated(
 ) -> None:
     kubeflow.states = [state]
     with pytest.raises(TrainingError) as raised:
-        await trained(tmp_path, kubeflow, timeout_s=0.5)
+        await trained(tmp_path, kubeflow)
     assert raised.value.reason == reason
     assert kubeflow.terminated == ["id-0"]
     assert leftovers(tmp_path / "models") == []

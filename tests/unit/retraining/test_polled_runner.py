@@ -12,21 +12,11 @@ from controlplane.retraining.runners.publishing_trainer import PublishingTrainer
 from controlplane.retraining.settings import TrainingSettings
 from controlplane.retraining.trainer import TrainerUnavailable, TrainingError
 
-from .training_fakes import DONE, RUNNING, RememberedJobs, job_in, leftovers, write_model
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.at_s = 0.0
-        self.slept: list[float] = []
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.at_s += seconds
+from .training_fakes import DONE, RUNNING, Clock, RememberedJobs, job_in, leftovers, write_model
 
 
 def trainer_of(tmp_path: Path, jobs: RememberedJobs, clock: Clock, timeout_s: float = 100.0) -> PublishingTrainer:
-    runner = PolledRunner(jobs, timeout_s, 2.0, clock.sleep, lambda: clock.at_s)
+    runner = PolledRunner(jobs, timeout_s, 2.0, clock.sleep, clock.now_s)
     return PublishingTrainer(TrainingSettings(runner="webhook"), tmp_path / "models", runner)
 
 

@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from controlplane.retraining.runners.choice import trainer_for
 from controlplane.retraining.settings import TrainingSettings
 from controlplane.retraining.trainer import Candidate, TrainingError
 
 from .http_fake import Answer, Asked, HttpFake, http_fake
-from .training_fakes import job_in, leftovers, write_model
+from .training_fakes import job_in, leftovers, polling_trainer, write_model
 
 SECRET = b"between us"
 
@@ -79,11 +78,8 @@ async def trained(tmp_path: Path, service: Service, heard: list[Any] | None = No
     secret = tmp_path / "secret"
     secret.write_bytes(SECRET + b"\n")
     webhook = {"url": f"{service.fake.origin}/train", "secret_file": secret}
-    plain: dict[str, Any] = {"runner": "webhook", "poll_s": 0.01, "timeout_s": 20.0, "webhook": webhook}
-    settings = TrainingSettings.model_validate(plain | more)
-    return await trainer_for(settings, tmp_path / "models").train(
-        job_in(tmp_path), lambda said: heard.append(said) if heard is not None else None
-    )
+    trainer = polling_trainer(tmp_path / "models", **{"runner": "webhook", "webhook": webhook} | more)
+    return await trainer.train(job_in(tmp_path), lambda said: heard.append(said) if heard is not None else None)
 
 
 async def test_a_signed_job_is_followed_to_a_published_version(tmp_path: Path, service: Service) -> None:
@@ -135,7 +131,7 @@ async def test_the_services_word_is_kept_if_it_is_one_of_ours(
 async def test_a_job_that_takes_too_long_is_ended_there(tmp_path: Path, service: Service) -> None:
     service.says = [{"state": "running"}]
     with pytest.raises(TrainingError) as raised:
-        await trained(tmp_path, service, timeout_s=0.5)
+        await trained(tmp_path, service)
     assert raised.value.reason == "training_timeout"
     assert service.deleted == [f"/jobs/{name}" for name in service.jobs]
 
@@ -172,7 +168,7 @@ async def test_a_service_that_never_makes_sense_is_unavailable(
 ) -> None:
     service.fake.answer = lambda asked: (202, {"status_url": "/x"}) if asked.method == "POST" else answer
     with pytest.raises(TrainingError) as raised:
-        await trained(tmp_path, service, timeout_s=0.3)
+        await trained(tmp_path, service)
     assert raised.value.reason == "trainer_unavailable"
 
 
@@ -184,7 +180,7 @@ async def test_no_service_and_no_secret_are_no_trainer(tmp_path: Path, service: 
         {"url": service.fake.origin, "secret_file": tmp_path / "none"},
     ):
         with pytest.raises(TrainingError) as raised:
-            await trained(tmp_path, service, timeout_s=0.3, webhook=webhook)
+            await trained(tmp_path, service, webhook=webhook)
         assert raised.value.reason == "trainer_unavailable"
     assert service.fake.asked == []
 
@@ -214,5 +210,5 @@ async def test_an_answer_longer_than_it_may_be_is_none(tmp_path: Path, service: 
     long = json.dumps({"state": "succeeded", "pad": "x" * (5 << 20)}).encode()
     service.fake.answer = lambda asked: (202, {"status_url": "/x"}) if asked.method == "POST" else (200, long)
     with pytest.raises(TrainingError) as raised:
-        await trained(tmp_path, service, timeout_s=0.5)
+        await trained(tmp_path, service)
     assert raised.value.reason == "trainer_unavailable"

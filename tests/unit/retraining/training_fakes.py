@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from controlplane.retraining.runners.choice import runner_for
 from controlplane.retraining.runners.description import Description, write_json
-from controlplane.retraining.runners.polled import JobState, JobStatus
+from controlplane.retraining.runners.polled import JobState, JobStatus, PolledRunner
+from controlplane.retraining.runners.publishing_trainer import PublishingTrainer
+from controlplane.retraining.settings import TrainingSettings
 from controlplane.retraining.trainer import Progress, TrainerUnavailable, TrainingJob
 from inference.savedmodel import export_mlp
 
@@ -104,3 +108,27 @@ class RememberedJobs:
 
 
 RUNNING, DONE = JobStatus(JobState.RUNNING, {"epoch": 1}), JobStatus(JobState.SUCCEEDED)
+
+
+@dataclass
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    at_s: float = 0.0
+    slept: list[float] = field(default_factory=list)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.at_s += seconds
+        await asyncio.sleep(0)
+
+    def now_s(self) -> float:
+        return self.at_s
+
+
+def polling_trainer(root: Path, **said: Any) -> PublishingTrainer:
+    """The one that the settings ask for, on a clock of its own: no busy machine makes its job late."""
+    settings = TrainingSettings.model_validate({"poll_s": 1.0, "timeout_s": 20.0} | said)
+    runner, clock = runner_for(settings, root), Clock()
+    assert isinstance(runner, PolledRunner)
+    return PublishingTrainer(settings, root, replace(runner, sleep=clock.sleep, now_s=clock.now_s))
