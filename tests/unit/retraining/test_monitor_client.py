@@ -120,6 +120,7 @@ async def test_the_process_reads_until_it_is_told_to_end(tmp_path: Path) -> None
         return web.json_response({"observations": [], "next": 5, "lost": 0, "boot": ""})
 
     async with client_of(tmp_path, answer) as client:
-        settings = client._settings.model_copy(update={"state_dir": tmp_path / "state", "poll_s": 0.01})
+        said = client._settings.model_dump() | {"state_dir": tmp_path / "state", "poll_s": 0.01}
+        settings = MonitorSettings.model_validate(said | {"telemetry": {"metrics_port": 0}})
         await serve(settings)
     assert asked[:2] == ["0", "5"], "the cursor moves on"
