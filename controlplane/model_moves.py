@@ -74,7 +74,9 @@ class Reviewed:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One transition as it is asked for. ``new_version`` is the challenger and ``percent`` its share, if any."""
+    """One transition as it is asked for. ``new_version`` is the challenger and ``percent`` its share, if any: of the
+    calls that are copied to it, or of the agents whom it answers.
+    """
 
     key: str
     version: int
@@ -126,11 +128,20 @@ def read_move(wish: Mapping[str, Any]) -> Move:
         raise MoveRefused("illegal_transition", f"{move.event} does not lead from {move.source} to {move.target}")
     if move.version < 1 or (move.new_version is not None and move.new_version < 1):
         raise MoveRefused("malformed", "versions are positive")
-    if move.target in (State.CANARY, State.PROMOTED) and move.new_version in (None, move.version):
-        raise MoveRefused("malformed", "a promotion and a canary name the new version")
-    if (move.target is State.CANARY) != (move.percent is not None) or not 1 <= (move.percent or 1) <= PERCENT:
-        raise MoveRefused("malformed", "a canary, and nothing else, has a share from 1 to 100 percent")
+    if move.target is State.PROMOTED and move.new_version in (None, move.version):
+        raise MoveRefused("malformed", "a promotion names the new version")
+    _require_share(move)
     return move
+
+
+def _require_share(move: Move) -> None:
+    """A canary has a share of the agents; a shadow may have one of the calls, which are copied."""
+    if move.percent is None and move.target is not State.CANARY:
+        return
+    if move.target not in (State.SHADOW, State.CANARY) or not 1 <= (move.percent or 0) <= PERCENT:
+        raise MoveRefused("malformed", "a canary, a shadow, and nothing else, has a share from 1 to 100 percent")
+    if move.new_version in (None, move.version):
+        raise MoveRefused("malformed", "a share is the new version's")
 
 
 class ModelMoves:
@@ -325,13 +336,15 @@ class ModelMoves:
         deployment = self._fleet.deployment_of(model)
         if deployment is None or move.new_version is None:
             return
-        if move.target is State.CANARY:
+        if move.target is State.SHADOW and move.percent:
+            await deployment.set_shadow(model, move.new_version, move.percent, on_trial=True)
+        elif move.target is State.CANARY:
             await deployment.set_canary(model, move.new_version, move.percent or 0)
         elif move.target is State.PROMOTED:
             await deployment.load(model, move.new_version)
             await deployment.move_label(model, "stable", move.new_version)
-        elif move.target is State.ROLLED_BACK and move.source is State.CANARY:
-            await deployment.set_canary(model, None, 0)
+        elif move.target is State.ROLLED_BACK and move.source is not State.RETRAINING:
+            await deployment.withdraw(model, move.new_version)
         else:
             return
         await self._fleet.learn(model)

@@ -210,6 +210,8 @@ class ModelLoop:
         if pending["to"] in (State.CANARY, State.PROMOTED):
             self._publish(pending["new_version"])
         await self.ports.gateway.ask(self.course.model, pending)
+        if pending["to"] == State.ROLLED_BACK and self.course.new_version is not None:
+            self.versions.withdraw(self.course.new_version)
         evidence = pending["evidence"]
         self._entered(self.course.acknowledge(), evidence)
         self._save()

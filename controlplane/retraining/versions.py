@@ -102,6 +102,12 @@ class Versions:
             return target
         return publishing.move(source, target)
 
+    def withdraw(self, version: int) -> None:
+        """Hide a version from model servers again: beside its siblings it would be the newest. Twice is once."""
+        source, target = self.directory(version), self.candidate_directory(version)
+        if source.exists() and not target.exists():
+            publishing.move(source, target)
+
     def clear_leftovers(self, touched_before_s: float = math.inf) -> None:
         """Remove workplaces that a kill left and nobody touched since that instant (seconds since 1970)."""
         for leftover in self._candidates.glob(".new-*"):

@@ -75,11 +75,11 @@ class Deployment:
     def resolve(self, model: str, version: int | None = None, label: str | None = None) -> int:
         """The version that answers a call; without version and label, the default label's.
 
-        Raises ``BackendRejected`` in TF Serving's words when there is none.
+        Raises ``BackendRejected`` in TF Serving's words when there is none, or it is on trial.
         """
         served = self._models.get(model)
         if version:  # 0 is "whatever is served"
-            if served is None or version not in served.versions:
+            if served is None or version not in served.versions or served.is_on_trial(version):
                 raise BackendRejected("not_found", f"Servable not found for request: Specific({model}, {version})")
             return version
         name = label or self._settings.default_label
@@ -178,13 +178,13 @@ class Deployment:
             moved = self._known(model).with_label(CANARY, version, default)
             await self._change(model, replace(moved, canary_percent=percent), [version])
 
-    async def set_shadow(self, model: str, version: int | None, percent: int) -> None:
+    async def set_shadow(self, model: str, version: int | None, percent: int, *, on_trial: bool = False) -> None:
         """Copy ``percent`` of the calls to ``version``, which is loaded first; 0 ends it.
 
         Raises ``BackendError`` or ``DeploymentError``.
         """
         async with self._changing:
-            shadow = Shadow(version, percent) if percent and version is not None else None
+            shadow = Shadow(version, percent, on_trial) if percent and version is not None else None
             if shadow is not None:
                 await self._load(model, shadow.version)
             await self._change(model, replace(self._known(model), shadow=shadow))
@@ -217,19 +217,26 @@ class Deployment:
         Raises ``DeploymentError`` while a label still names it.
         """
         async with self._changing:
-            served, before = self._known(model), self._models
+            served = self._known(model)
             if uses := served.uses_of(version):
                 raise DeploymentError("labelled", f"version {version} of {model} still has a {', '.join(uses)}")
-            if version not in served.versions:
-                return
-            self._remember({**before, model: served.without_version(version)})  # from here on no call begins
-            await self._drained(model, version)
-            try:
-                await self._tell_all(self._models, model)
-            except (BackendError, DeploymentError):
-                self._remember(before)
-                await self._restore(before)
-                raise
+            if version in served.versions:
+                await self._end_serving(model, version, served.without_version(version))
+
+    async def withdraw(self, model: str, version: int) -> None:
+        """End a trial: ``version`` gets no copies, is nobody's canary, and is unloaded after the calls under way.
+
+        It stays loaded where another label names it. Raises ``BackendError`` or ``DeploymentError``; then it may still
+        be loaded, and nobody is given it.
+        """
+        async with self._changing:
+            served = self._known(model)
+            if served.without_canary(version) != served:
+                served = served.without_canary(version)
+                await self._change(model, served)
+            unnamed = served.without_canary_label(version)
+            if version in served.versions and not unnamed.uses_of(version):
+                await self._end_serving(model, version, unnamed.without_version(version))
 
     async def status(self, name: str | None = None) -> dict[str, tuple[VersionStatus, ...]]:
         """What a replica says about each model, newest version first; () for one it does not know."""
@@ -317,6 +324,18 @@ class Deployment:
                         replica.confirm(await _available(replica, models))
                 except (BackendError, DeploymentError, TimeoutError):
                     replica.lose()
+
+    async def _end_serving(self, model: str, version: int, wanted: Served) -> None:
+        await self._require_ready()
+        before = self._models
+        self._remember({**before, model: wanted})  # from here on no call begins
+        try:
+            await self._drained(model, version)
+            await self._tell_all(self._models, model)
+        except (BackendError, DeploymentError, anyio.get_cancelled_exc_class()):
+            self._remember(before)
+            await self._restore(before)
+            raise
 
     async def _drained(self, model: str, version: int) -> None:
         deadline_s = self._monotonic() + self._settings.drain_s

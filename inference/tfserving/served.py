@@ -16,10 +16,14 @@ REMEMBERED = 10  # how many times one can roll back
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """``percent`` of the calls are copied to ``version``; nobody sees the copies' answers."""
+    """``percent`` of the calls are copied to ``version``; nobody sees the copies' answers.
+
+    A version ``on_trial`` is loaded for copies alone: until a label names it, nobody gets it by its number either.
+    """
 
     version: int
     percent: int
+    on_trial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +47,13 @@ class Served:
         return replace(self, versions=tuple(number for number in self.versions if number != version))
 
     def with_label(self, label: str, version: int, default: str = STABLE) -> Served:
-        """A canary or shadow that becomes the default ends being one."""
+        """A canary or shadow that becomes the default ends being one, and what gets any label is on trial no more."""
         moved = replace(self, labels={**self.labels, label: version})
         if label != default:
-            return moved
+            return replace(moved, shadow=None) if self.is_on_trial(version) else moved
         old = self.labels.get(default)
         previous = self.previous if old in (None, version) else (*self.previous, old)[-REMEMBERED:]
-        percent = 0 if self.labels.get(CANARY) == version else self.canary_percent
-        shadow = None if self.shadow is not None and self.shadow.version == version else self.shadow
-        return replace(moved, previous=previous, canary_percent=percent, shadow=shadow)
+        return replace(moved.without_canary(version), previous=previous)
 
     def rolled_back(self, default: str = STABLE) -> Served:
         """The default label back on what it named before; no canary and no shadow until somebody asks again.
@@ -60,6 +62,20 @@ class Served:
         """
         labels = {**self.labels, default: self.previous[-1]}
         return replace(self, labels=labels, previous=self.previous[:-1], canary_percent=0, shadow=None)
+
+    def without_canary(self, version: int) -> Served:
+        """No agent is given ``version`` by its share, and nothing is copied to it; its label stays."""
+        percent = 0 if self.labels.get(CANARY) == version else self.canary_percent
+        shadow = None if self.shadow is not None and self.shadow.version == version else self.shadow
+        return replace(self, canary_percent=percent, shadow=shadow)
+
+    def without_canary_label(self, version: int) -> Served:
+        kept = {label: number for label, number in self.labels.items() if (label, number) != (CANARY, version)}
+        return replace(self, labels=kept)
+
+    def is_on_trial(self, version: int) -> bool:
+        tried = self.shadow is not None and self.shadow.on_trial and self.shadow.version == version
+        return tried and version not in self.labels.values()
 
     def uses_of(self, version: int) -> list[str]:
         """What still needs ``version``."""
@@ -72,6 +88,8 @@ class Served:
             said["canary_percent"] = self.canary_percent
         if self.shadow is not None:
             said["shadow"] = {"version": self.shadow.version, "percent": self.shadow.percent}
+            if self.shadow.on_trial:
+                said["shadow"]["on_trial"] = True
         if self.previous:
             said["previous"] = list(self.previous)
         return said
@@ -84,6 +102,6 @@ def served_from(base_path: str, said: Mapping[str, Any]) -> Served:
         tuple(said.get("versions", ())),
         dict(said.get("labels", {})),
         int(said.get("canary_percent", 0)),
-        None if shadow is None else Shadow(int(shadow["version"]), int(shadow["percent"])),
+        None if shadow is None else Shadow(shadow["version"], shadow["percent"], shadow.get("on_trial", False)),
         tuple(said.get("previous", ())),
     )

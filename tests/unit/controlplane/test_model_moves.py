@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -11,8 +12,9 @@ import pytest
 
 from audit import AuditUnavailable
 from controlplane.model_moves import KEYS_KEPT, MoveRefused, _serving_in, parse_move
-from inference.errors import BackendUnavailable
+from inference.errors import BackendError, BackendRejected, BackendUnavailable
 from inference.tfserving.deployment import Deployment, DeploymentError
+from inference.tfserving.served import Shadow
 from tests.unit.controlplane.rig import MONITOR, Rig, publish
 
 
@@ -122,6 +124,8 @@ async def test_an_old_key_again_does_not_undo_what_came_after(rig: Rig) -> None:
         (("SHADOW", "shadow_passed", "CANARY"), {"new_version": 2, "percent": 101}, "malformed"),
         (("SHADOW", "shadow_passed", "CANARY"), {"percent": 10}, "malformed"),
         (("SHADOW", "won", "PROMOTED"), {"new_version": 2, "percent": 10}, "malformed"),
+        (("RETRAINING", "trained", "SHADOW"), {"new_version": 2, "percent": 0}, "malformed"),
+        (("RETRAINING", "trained", "SHADOW"), {"percent": 10}, "malformed"),
     ],
 )
 async def test_a_move_that_cannot_be_is_refused_and_not_recorded(
@@ -366,8 +370,50 @@ async def test_a_canary_grows_by_label_and_share_and_ends_with_its_promotion(rig
 async def test_a_canary_that_lost_answers_nobody(rig: Rig) -> None:
     deployment = await in_canary(rig)
     state = await rig.ask("CANARY", "lost", "ROLLED_BACK", new_version=2)
-    assert (shared(deployment)[1], deployment.resolve("risk"), state.version) == (0, 1, 1)
+    assert (shared(deployment), deployment.resolve("risk"), state.version) == ((0, 0), 1, 1)
+    assert deployment.models["risk"].versions == (1,), "it is unloaded"
     assert rig.holds() == ("drift",), "the old version is no better for it"
+
+
+async def in_shadow(rig: Rig, percent: int = 10) -> Deployment:
+    deployment = rig.fleet.deployment_of("risk")
+    assert deployment is not None
+    await deployment.start()
+    await rig.degrade()
+    await rig.ask("DEGRADED", "retrain", "RETRAINING", new_version=2)
+    publish(rig.server.folder / "risk", 2)
+    await rig.ask("RETRAINING", "trained", "SHADOW", new_version=2, percent=percent)
+    return deployment
+
+
+async def test_a_challenger_in_its_shadow_is_loaded_for_copies_and_answers_nobody(rig: Rig) -> None:
+    deployment = await in_shadow(rig)
+    assert deployment.models["risk"].shadow == Shadow(2, 10, on_trial=True)
+    assert (deployment.models["risk"].labels, deployment.models["risk"].versions) == ({"stable": 1}, (1, 2))
+    with pytest.raises(BackendRejected):
+        deployment.resolve("risk", 2)
+    await rig.ask("SHADOW", "shadow_passed", "CANARY", new_version=2, percent=1)
+    assert (deployment.models["risk"].shadow, deployment.resolve("risk", 2)) == (None, 2)
+
+
+async def test_a_challenger_that_lost_in_its_shadow_is_unloaded(rig: Rig) -> None:
+    deployment = await in_shadow(rig)
+    await rig.ask("SHADOW", "lost", "ROLLED_BACK", new_version=2)
+    assert (deployment.models["risk"].shadow, deployment.models["risk"].versions) == (None, (1,))
+
+
+async def test_what_the_server_cannot_unload_now_is_unloaded_when_it_is_asked_again(rig: Rig) -> None:
+    deployment = await in_canary(rig)
+    await rig.server.stop()
+    with pytest.raises((BackendError, DeploymentError)):
+        await rig.ask("CANARY", "lost", "ROLLED_BACK", new_version=2, key="lost")
+    assert (shared(deployment)[1], rig.moves.states["risk"].state) == (0, "ROLLED_BACK")
+    await rig.server.start()
+    with anyio.fail_after(60):
+        while deployment.models["risk"].versions != (1,):
+            with suppress(BackendError, DeploymentError):
+                await rig.ask("CANARY", "lost", "ROLLED_BACK", new_version=2, key="lost")
+    assert len([each for each in rig.recorded() if each.body["drift"]["to"] == "ROLLED_BACK"]) == 1
 
 
 async def test_a_share_is_known_after_a_restart_and_asked_again_it_is_given_again(rig: Rig) -> None:

@@ -303,6 +303,70 @@ async def test_what_is_still_used_is_not_unloaded(world: World) -> None:
     assert world.serving(2) == []
 
 
+async def test_a_version_on_trial_gets_copies_and_is_nobody_s_answer(world: World) -> None:
+    world.publish(2)
+    await world.deployment.set_shadow("risk", 2, 10, on_trial=True)
+    assert world.serving(2) == ["a", "b"]
+    assert await reason(_resolved(world, 2)) == "not_found"
+    assert Deployment(world.settings, {"a": world.a}).models == world.deployment.models, "nor after a restart"
+    await world.deployment.set_canary("risk", 2, 5)
+    assert world.deployment.models["risk"].shadow is None
+    assert world.deployment.resolve("risk", 2) == 2
+
+
+async def tried(world: World) -> None:
+    world.publish(2)
+    await world.deployment.set_shadow("risk", 2, 7)
+    await world.deployment.set_canary("risk", 2, 20)
+
+
+async def test_a_version_that_is_withdrawn_has_no_share_no_label_and_is_unloaded(world: World) -> None:
+    await tried(world)
+    for _ in range(2):  # twice is once
+        await world.deployment.withdraw("risk", 2)
+        served = world.deployment.models["risk"]
+        assert (served.versions, served.labels, served.canary_percent, served.shadow) == ((1,), {"stable": 1}, 0, None)
+        assert world.a.serving == world.b.serving == {"risk": {1}}
+    assert labels(world.a) == {"stable": 1}
+
+
+async def test_a_version_that_somebody_else_named_stays_loaded_when_it_is_withdrawn(world: World) -> None:
+    await tried(world)
+    await world.deployment.move_label("risk", "audit", 2)
+    await world.deployment.withdraw("risk", 2)
+    assert (world.deployment.resolve("risk", label="audit"), world.serving(2)) == (2, ["a", "b"])
+    assert world.deployment.models["risk"].canary_percent == 0
+
+
+async def test_what_cannot_be_unloaded_is_given_to_nobody_and_unloaded_when_asked_again(world: World) -> None:
+    await tried(world)
+    await world.deployment.withdraw("risk", 3)
+    assert world.deployment.models["risk"].canary_percent == 20, "that is another's share"
+    world.a.trouble = world.b.trouble = GONE
+    assert await reason(world.deployment.withdraw("risk", 2)) == "unavailable"
+    assert world.deployment.models["risk"].canary_percent == 0
+    world.a.trouble = world.b.trouble = None
+    for name in ("a", "b"):
+        await world.deployment.attend(name)
+    await world.deployment.withdraw("risk", 2)
+    assert world.a.serving == world.b.serving == {"risk": {1}}
+
+
+async def test_whoever_leaves_while_a_version_drains_leaves_it_served_and_known(world: World) -> None:
+    world.publish(2)
+    await world.deployment.load("risk", 2)
+    with world.deployment.using("risk", 2):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(world.deployment.unload, "risk", 2)
+            with anyio.fail_after(60):
+                while not world.slept:
+                    await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+    assert (await _resolved(world, 2), world.a.serving["risk"]) == (2, {1, 2})
+    await world.deployment.unload("risk", 2)
+    assert world.a.serving == {"risk": {1}}
+
+
 @dataclass
 class Calls:
     trouble: BackendError | None = None

@@ -139,6 +139,9 @@ async def test_a_challenger_that_serves_worse_than_it_scored_is_rolled_back(tmp_
     await monitor.close()
     lost = next(move for move in toy.gateway.ledger if move["reason"] == "lost")
     assert (lost["from"], lost["evidence"]["cause"]) == ("CANARY", "worse")
+    models = tmp_path / "models/risk"
+    assert not (models / "2").exists()
+    assert (models / ".candidates/2").is_dir(), "the record of it is kept"
     assert toy.gateway.canary is None
     assert toy.gateway.version == 1
 

@@ -37,6 +37,17 @@ def test_publishing_moves_it_into_sight_at_once_and_twice_is_once(versions: Vers
     assert versions.candidate(2, "j") is not None, "a resumed job finds its candidate where it lies now"
 
 
+def test_a_version_that_lost_is_out_of_sight_again_and_kept(versions: Versions) -> None:
+    versions.accept(filled(versions), 2, {"job": "j"})
+    versions.publish(2)
+    for _ in range(2):
+        versions.withdraw(2)
+        assert integers(versions) == set()
+    assert versions.candidate(2, "j") is not None
+    assert versions.next_version() == 3
+    versions.withdraw(7)
+
+
 def test_what_was_never_trained_cannot_be_published(versions: Versions) -> None:
     with pytest.raises(FileNotFoundError):
         versions.publish(3)
