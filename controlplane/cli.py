@@ -15,17 +15,9 @@ from controlplane.identity.commands import token
 from controlplane.model_commands import models
 from controlplane.monitor import monitor_command
 from controlplane.policy.commands import policy
+from controlplane.settings_file import GATEWAY_CONFIG
 from controlplane.vllm_commands import vllm
 from controlplane.worker import worker_command
-
-CONFIG = click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("controlplane.yaml"),
-    show_default=True,
-    envvar="CONTROLPLANE_CONFIG",
-    help="Settings file (YAML); see docs/SETTINGS.md.",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -38,7 +30,7 @@ def main() -> None:
 
 
 @main.command()
-@CONFIG
+@GATEWAY_CONFIG
 def gateway(config: Path) -> None:
     """Serve all doors, the console and the operator API.
 

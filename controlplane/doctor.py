@@ -15,6 +15,7 @@ import click
 from controlplane.policy.bundle import build, read_files
 from controlplane.policy.documents import BundleError
 from controlplane.settings import OpenAiBackend, Settings, SettingsError, load
+from controlplane.settings_file import GATEWAY_CONFIG
 from inference.exposure import Finding, Severity, exposure_of, exposure_of_address, gravest_first
 
 MARKS = {Severity.FINE: "ok     ", Severity.WARNING: "warning", Severity.DANGER: "DANGER "}
@@ -22,14 +23,7 @@ COLOURS = {Severity.FINE: "green", Severity.WARNING: "yellow", Severity.DANGER: 
 
 
 @click.command()
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("controlplane.yaml"),
-    show_default=True,
-    envvar="CONTROLPLANE_CONFIG",
-    help="Settings file (YAML); see docs/SETTINGS.md.",
-)
+@GATEWAY_CONFIG
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def doctor(config: Path, as_json: bool) -> None:
     """Look for what is unsound: settings, policy, keys, and ways around the gateway.

@@ -28,6 +28,7 @@ from controlplane.drift.seats import Seats
 from controlplane.drift.shelf import Shelf
 from controlplane.monitor.process import FILE, load
 from controlplane.monitor.settings import MonitorSettings, WatchedModel
+from controlplane.settings_file import MONITOR_CONFIG
 
 DAY_MS = int(timedelta(days=1).total_seconds() * 1000)
 TRANSITION = "drift.transition"
@@ -38,14 +39,6 @@ NOT_STORED = (
     "have answered is not known either: after a verdict the recorded version goes on."
 )
 
-CONFIG = click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("monitor.yaml"),
-    show_default=True,
-    envvar="CONTROLPLANE_MONITOR_CONFIG",
-    help="The monitor's settings file (YAML).",
-)
 FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 SINCE = click.option("--since", type=click.DateTime(FORMATS), help="From here on, UTC.")
 UNTIL = click.option("--until", type=click.DateTime(FORMATS), help="Up to here, UTC.")
@@ -57,7 +50,7 @@ def drift() -> None:
 
 
 @drift.command()
-@CONFIG
+@MONITOR_CONFIG
 @click.option(
     "--ledger",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
@@ -75,7 +68,7 @@ def status(config: Path, *, ledger: Path | None, as_json: bool) -> None:
 
 
 @drift.command()
-@CONFIG
+@MONITOR_CONFIG
 @click.argument("model")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the page (HTML).")
 @click.option(
@@ -118,7 +111,7 @@ def report(config: Path, model: str, *, out: Path | None, kept: Path | None, sin
 
 
 @drift.command()
-@CONFIG
+@MONITOR_CONFIG
 @click.argument("model")
 @SINCE
 @UNTIL

@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 import click
 
+from controlplane.settings_file import GATEWAY_CONFIG
+
 TIMEOUT_S = 120.0  # a large model takes its time to load
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -193,14 +195,7 @@ def review_command(*, model: str, answer: str, url: str, token_file: Path, **why
 
 @models.command("render-tfserving")
 @click.argument("backend")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("controlplane.yaml"),
-    show_default=True,
-    envvar="CONTROLPLANE_CONFIG",
-    help="Settings file (YAML); see docs/SETTINGS.md.",
-)
+@GATEWAY_CONFIG
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

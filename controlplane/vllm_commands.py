@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -21,18 +22,26 @@ from inference.launch import Rendered, render
 
 PROGRESS_EVERY_S = 5.0
 STOP_LIMIT_S = 30.0
-
-_model = click.argument("model")
-_policies = click.option(
-    "--policies",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("policies"),
-    show_default=True,
-    help="Policy bundle with the catalogue.",
+LAUNCH = (
+    click.argument("model"),
+    click.option(
+        "--policies",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("policies"),
+        show_default=True,
+        help="Policy bundle with the catalogue.",
+    ),
+    click.option("--python", default="python3", show_default=True, help="Interpreter that has vLLM."),
+    click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; keep it private."),
+    click.option("--port", default=8000, show_default=True, help="Port to listen on."),
 )
-_python = click.option("--python", default="python3", show_default=True, help="Interpreter that has vLLM.")
-_host = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; keep it private.")
-_port = click.option("--port", default=8000, show_default=True, help="Port to listen on.")
+
+
+def _launched(command: Callable[..., None]) -> Callable[..., None]:
+    """What every launch is told."""
+    for each in reversed(LAUNCH):
+        command = each(command)
+    return command
 
 
 @click.group()
@@ -41,11 +50,7 @@ def vllm() -> None:
 
 
 @vllm.command("render")
-@_model
-@_policies
-@_python
-@_host
-@_port
+@_launched
 @click.option(
     "--format",
     "form",
@@ -65,11 +70,7 @@ def render_command(*, model: str, policies: Path, python: str, host: str, port: 
 
 
 @vllm.command()
-@_model
-@_policies
-@_python
-@_host
-@_port
+@_launched
 @click.option(
     "--api-key-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Key that it asks for."
 )

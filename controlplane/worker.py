@@ -13,6 +13,7 @@ from controlplane.monitor import MonitorSettings
 from controlplane.monitor.process import load
 from controlplane.retraining.settings import TrainingSettings
 from controlplane.retraining.trainer import TrainerUnavailable
+from controlplane.settings_file import MONITOR_CONFIG
 from controlplane.telemetry.logs import configure_logging
 
 
@@ -27,14 +28,7 @@ def queued(settings: MonitorSettings) -> dict[str, TrainingSettings]:
 
 
 @click.command("worker", short_help="Train what monitors queued in PostgreSQL.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("monitor.yaml"),
-    show_default=True,
-    envvar="CONTROLPLANE_MONITOR_CONFIG",
-    help="The monitor's settings file (YAML); see docs/SETTINGS.md.",
-)
+@MONITOR_CONFIG
 @click.option("--until-empty", is_flag=True, help="End when no job waits, instead of waiting for the next.")
 def worker_command(config: Path, *, until_empty: bool) -> None:
     """Train the models of CONFIG that have `training.runner: queue`, one job at a time.

@@ -31,6 +31,7 @@ from controlplane.retraining.loop import LoopPorts
 from controlplane.retraining.mlflow_mirror import mirrored
 from controlplane.retraining.runners.choice import RunnerNotInstalled, trainer_for
 from controlplane.retraining.scoring import savedmodel_score
+from controlplane.settings_file import MONITOR_CONFIG
 from controlplane.telemetry.logs import configure_logging
 from controlplane.telemetry.metrics import Metrics
 
@@ -132,14 +133,7 @@ def load(path: Path) -> MonitorSettings:
 
 
 @click.command("monitor", short_help="Watch models for drift and retrain those that labels prove wrong.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("monitor.yaml"),
-    show_default=True,
-    envvar="CONTROLPLANE_MONITOR_CONFIG",
-    help="Settings file (YAML); see docs/SETTINGS.md.",
-)
+@MONITOR_CONFIG
 def monitor_command(config: Path) -> None:
     """Watch the models that CONFIG names and retrain those whose labels prove them wrong.
 

@@ -17,6 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # room -> the rooms it may import; itself a
     "audit": {"audit.unhurried"},
     "inference": set(),
     "controlplane.calls": set(),
+    "controlplane.settings_file": set(),
     "controlplane.strict_json": set(),
     "controlplane.telemetry": set(),
     "controlplane.identity": {"controlplane.calls", "controlplane.strict_json"},
@@ -37,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # room -> the rooms it may import; itself a
         "controlplane.drift",
         "controlplane.policy",  # how a settings file is read
         "controlplane.retraining",
+        "controlplane.settings_file",
         "controlplane.telemetry",
         "inference",
     },
