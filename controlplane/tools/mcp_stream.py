@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from inference.errors import BackendBroke
@@ -16,11 +17,21 @@ from inference.errors import BackendBroke
 EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 LONGEST_END_BYTES = 4
 REPLY_LIMIT_BYTES = 16 * 1024 * 1024
-ToolFilter = Callable[[str], bool]
-"""Whether the tool of this name may be seen."""
+NOTE_LIMIT_BYTES = 1024 * 1024
 
 
-def filtered_listing(message: Any, may_see: ToolFilter) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True)
+class Change:
+    """``of`` gets a message and returns what goes on instead, or None: as it is. It need not see what lacks ``key``."""
+
+    key: bytes
+    of: Callable[[Any], dict[str, Any] | None]
+
+    def may_concern(self, text: bytes) -> bool:
+        return self.key in text or b"\\u" in text  # the key may be written with escapes
+
+
+def visible_tools(message: Any, may_see: Callable[[str], bool]) -> dict[str, Any] | None:
     """``message`` with the unseen tools gone and its cache scope private; None when nothing has to change.
 
     A list that depends on who asks must not be shared between callers (``cacheScope``, revision 2026-07-28).
@@ -37,22 +48,22 @@ def filtered_listing(message: Any, may_see: ToolFilter) -> dict[str, Any] | None
     return {**message, "result": {**result, "tools": seen, **scope}}
 
 
-def filtered_document(body: bytes, may_see: ToolFilter) -> bytes:
+def changed_document(body: bytes, change: Change) -> bytes:
     """A JSON reply body; one that cannot be read is broken, never passed on unread."""
     try:
-        changed = filtered_listing(json.loads(body), may_see) if body else None
+        changed = change.of(json.loads(body)) if body else None
     except ValueError as error:
         raise BackendBroke("invalid_reply", "the server's list is not valid JSON") from error
     return body if changed is None else _compact(changed)
 
 
-def filtered_event(event: bytes, may_see: ToolFilter) -> bytes:
+def changed_event(event: bytes, change: Change) -> bytes:
     """One server-sent event; comments, ids and foreign events pass as they are."""
     data = event_data(event)
-    if not data or (b"tools" not in data and b"\\u" not in data):  # \u: the key may be written with escapes
+    if not data or not change.may_concern(data):
         return event
     try:
-        changed = filtered_listing(json.loads(data), may_see)
+        changed = change.of(json.loads(data))
     except ValueError as error:
         raise BackendBroke("invalid_reply", "the server's event is not valid JSON") from error
     if changed is None:
@@ -92,20 +103,35 @@ async def whole_events(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
         yield buffer
 
 
-async def filtered_events(chunks: AsyncGenerator[bytes], may_see: ToolFilter) -> AsyncGenerator[bytes]:
+async def changed_events(chunks: AsyncGenerator[bytes], change: Change) -> AsyncGenerator[bytes]:
     async with aclosing(whole_events(chunks)) as events:
         async for event in events:
-            yield filtered_event(event, may_see)
+            yield changed_event(event, change)
 
 
-async def filtered_body(chunks: AsyncGenerator[bytes], may_see: ToolFilter) -> AsyncGenerator[bytes]:
+async def changed_body(chunks: AsyncGenerator[bytes], change: Change) -> AsyncGenerator[bytes]:
     body = b""
     async with aclosing(chunks):
         async for chunk in chunks:
             body += chunk
             if len(body) > REPLY_LIMIT_BYTES:
                 raise BackendBroke("reply_too_large", "the list exceeds the limit")
-    yield filtered_document(body, may_see)
+    yield changed_document(body, change)
+
+
+async def noted_body(chunks: AsyncGenerator[bytes], change: Change) -> AsyncGenerator[bytes]:
+    """The same bytes as they come; ``change`` sees the message before the end does, and what it returns is ignored.
+
+    One that is larger than a message without content, or no JSON, is not seen.
+    """
+    body = b""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            body = body + chunk if len(body) <= NOTE_LIMIT_BYTES else body
+            yield chunk
+    if len(body) <= NOTE_LIMIT_BYTES and change.may_concern(body):
+        with suppress(ValueError):
+            change.of(json.loads(body))
 
 
 async def released_events(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:

@@ -7,7 +7,7 @@
 | ``resources/read``, ``prompts/get``, ``completion/complete`` | ``read`` | same |
 | ``initialize``, ``ping``, ``server/discover``, ``notifications/*``, ``logging/*`` | ``connect`` | same |
 | subscriptions, posted responses, the GET stream, ending a session | ``connect`` | same |
-| any other method (extensions, ``tasks/*``) | ``write`` | same |
+| any other method (extensions, ``tasks/*``) | ``write`` | same; a task must be the caller's own |
 
 How a refusal is worded, and why (each measured with real clients): a refused tool call is a normal result with
 ``isError``, since an HTTP or JSON-RPC error ends the run of several agent frameworks; every other refused request is a
@@ -36,7 +36,9 @@ from controlplane.calls import Call, Principal, new_call_id
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.problems import BadRequest, Problem
 from controlplane.telemetry.context import forwarded
+from controlplane.tools.mcp_handles import UNKNOWN_SESSION, UNKNOWN_TASK, McpHandles
 from controlplane.tools.mcp_message import (
+    INVALID_PARAMS,
     INVALID_REQUEST,
     ROUTING_HEADERS,
     McpMessage,
@@ -44,8 +46,15 @@ from controlplane.tools.mcp_message import (
     read_message,
     tool_resource,
 )
-from controlplane.tools.mcp_sessions import UNKNOWN_SESSION, McpSessions
-from controlplane.tools.mcp_stream import filtered_body, filtered_events, released_events
+from controlplane.tools.mcp_stream import (
+    Change,
+    changed_body,
+    changed_events,
+    noted_body,
+    released_events,
+    visible_tools,
+)
+from controlplane.tools.mcp_tasks import KEY, LIST, own_tasks, task_opened, tasks_named
 from controlplane.tools.mcp_upstream import may_be_forwarded
 from inference.backend import Backend, BackendReply, BackendRequest
 from inference.errors import BackendBroke
@@ -56,7 +65,11 @@ SESSION_HEADER = "mcp-session-id"
 LISTEN, STREAM, END = "subscriptions/listen", "GET", "DELETE"
 STANDING = frozenset({LISTEN, STREAM})  # what stays open until somebody hangs up
 LISTING = frozenset({"tools/list", STREAM})  # a stream may replay a list (Last-Event-ID)
-REWRITERS = {"application/json": filtered_body, "text/event-stream": filtered_events}
+EVENTS = "text/event-stream"
+CHANGED = {"application/json": changed_body, EVENTS: changed_events}
+NOTED = {"application/json": noted_body, EVENTS: changed_events}
+OWN_STATUS = {UNKNOWN_SESSION: HTTPStatus.NOT_FOUND, UNKNOWN_TASK: HTTPStatus.OK}
+OWN_CODE = {UNKNOWN_TASK: INVALID_PARAMS}  # as a server says it that does not know the task
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 Visible = Callable[[Principal, str, str], bool]
 
@@ -72,6 +85,7 @@ class McpDoorSettings(BaseModel, frozen=True, extra="forbid"):
         description="Web origins whose pages may call us; without a port, any port.",
     )
     session_limit: int = Field(10_000, gt=0, description="Sessions remembered at once; the longest idle goes first.")
+    task_limit: int = Field(100_000, gt=0, description="Tasks remembered at once; the longest idle goes first.")
     exchange_timeout_s: float = Field(120.0, gt=0, description="Seconds for one request and its answer.")
     stream_timeout_s: float = Field(
         3600.0, gt=0, description="Seconds a standing stream may stay open; never longer than its token is valid."
@@ -117,22 +131,16 @@ class McpDoor:
             raise MessageRefused(INVALID_REQUEST, "foreign_origin", "this Origin is not let in", HTTPStatus.FORBIDDEN)
 
     def translate(self, admission: Admission, reply: BackendReply) -> BackendReply:
-        call, kind = admission.call, dict(reply.headers).get("content-type", "").partition(";")[0].strip().lower()
-        if call.operation in LISTING and kind in REWRITERS:
-            return replace(reply, chunks=self._filtered(admission, reply, kind))
-        if call.action == "call" and kind == "text/event-stream":
-            return replace(reply, chunks=released_events(reply.chunks))
-        return reply
-
-    def _filtered(self, admission: Admission, reply: BackendReply, kind: str) -> AsyncGenerator[bytes]:
-        if dict(reply.headers).get("content-encoding", "identity") != "identity":
-            raise BackendBroke("encoded_reply", "the server encoded a list that must be read")
-        server = server_of(admission.call)
+        call, server = admission.call, server_of(admission.call)
 
         def may_see(tool: str) -> bool:
             return self.visible(admission.principal, "call", tool_resource(server, tool))
 
-        return REWRITERS[kind](reply.chunks, may_see)
+        if call.operation in LISTING:
+            return _changed(reply, Change(b"tools", lambda message: visible_tools(message, may_see)))
+        if call.action == "call" and _kind(reply) == EVENTS:
+            return replace(reply, chunks=released_events(reply.chunks))
+        return reply
 
     def refusal(self, request: Request, problem: Problem) -> Response:
         message: McpMessage | None = getattr(request.state, "mcp_message", None)
@@ -147,28 +155,48 @@ class McpDoor:
 
 
 class McpDispatch:
-    """Where admitted MCP calls go: to the server their path names, inside a session that is the caller's own."""
+    """Where admitted MCP calls go: to the server their path names, in sessions and about tasks of the caller."""
 
     def __init__(
         self, backend: Backend, settings: McpDoorSettings, wall_clock: Callable[[], float] = time.time
     ) -> None:
         self.backend, self.settings, self.wall_clock = backend, settings, wall_clock
-        self.sessions = McpSessions(settings.session_limit)
+        self.sessions = McpHandles(settings.session_limit, UNKNOWN_SESSION)
+        self.tasks = McpHandles(settings.task_limit, UNKNOWN_TASK)
 
     @asynccontextmanager
     async def send(self, admission: Admission) -> AsyncGenerator[BackendReply]:
-        """Raises ``BackendError``; ``unknown_session`` when the session is not the caller's."""
+        """Raises ``BackendError``; ``unknown_session`` or ``unknown_task`` when it is not the caller's."""
         call, server = admission.call, server_of(admission.call)
         session = dict(call.headers).get(SESSION_HEADER)
         if session is not None:
             self.sessions.require(server, session, admission.principal)
+        for task in tasks_named(call.operation, call.arguments):
+            self.tasks.require(server, str(task), admission.principal)
         async with self.backend.send(self._request(admission, server)) as reply:
             opened = dict(reply.headers).get(SESSION_HEADER)
             if opened is not None and opened != session:
                 self.sessions.opened(server, opened, admission.principal)
             if session is not None and _has_ended(call, reply):
                 self.sessions.closed(server, session)
-            yield reply
+            yield self._minding_tasks(reply, admission, server)
+
+    def _minding_tasks(self, reply: BackendReply, admission: Admission, server: str) -> BackendReply:
+        """A list shows the caller's own tasks; of any other answer we remember whose the task is that it hands out."""
+        principal = admission.principal
+
+        def is_own(task: str) -> bool:
+            return self.tasks.owns(server, task, principal)
+
+        def note(message: Any) -> None:
+            task = task_opened(message)
+            if task is not None:
+                self.tasks.opened(server, task, principal)
+
+        if admission.call.operation == LIST:
+            return _changed(reply, Change(b"tasks", lambda message: own_tasks(message, is_own)))
+        noted = NOTED.get(_kind(reply))
+        return reply if noted is None else replace(reply, chunks=noted(reply.chunks, Change(KEY, note)))
 
     def _request(self, admission: Admission, server: str) -> BackendRequest:
         call = admission.call
@@ -189,6 +217,19 @@ class McpDispatch:
         until = admission.principal.expires_at_s
         left = until - self.wall_clock() if until else self.settings.stream_timeout_s
         return max(1.0, min(self.settings.stream_timeout_s, left))
+
+
+def _kind(reply: BackendReply) -> str:
+    return dict(reply.headers).get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _changed(reply: BackendReply, change: Change) -> BackendReply:
+    changed = CHANGED.get(_kind(reply))
+    if changed is None:
+        return reply
+    if dict(reply.headers).get("content-encoding", "identity") != "identity":
+        raise BackendBroke("encoded_reply", "the server encoded a list that must be read")
+    return replace(reply, chunks=changed(reply.chunks, change))
 
 
 def _has_ended(call: Call, reply: BackendReply) -> bool:
@@ -231,13 +272,15 @@ def _error(request: Request, problem: Problem, message: McpMessage | None, statu
     """A JSON-RPC error; without an id where the message had none or could not be read."""
     refused: MessageRefused | None = getattr(request.state, "mcp_refused", None)
     identity = message.id if message else refused.id if refused else None
-    code = refused.code if refused else _status(problem) * 1000 + 1
+    code = (
+        refused.code if refused else INVALID_PARAMS if problem.reason == UNKNOWN_TASK else _status(problem) * 1000 + 1
+    )
     error = {"code": code, "message": problem.detail, "data": {"reason": problem.reason, **problem.facts()}}
     return JSONResponse({"jsonrpc": "2.0", "id": identity, "error": error}, status)
 
 
 def _status(problem: Problem) -> int:
-    return HTTPStatus.NOT_FOUND if problem.reason == UNKNOWN_SESSION else problem.status
+    return OWN_STATUS.get(problem.reason, problem.status)
 
 
 def _without_body(request: Request, body: bytes) -> McpMessage:

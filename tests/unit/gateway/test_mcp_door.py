@@ -139,7 +139,8 @@ async def post(client: httpx2.AsyncClient, body: dict[str, Any] | bytes, **heade
     sent = {"content-type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
     if isinstance(body, dict) and body.get("params", {}).get("_meta") == META:
         sent |= {"mcp-protocol-version": "2026-07-28", "mcp-method": body["method"]}
-        sent |= {"mcp-name": body["params"]["name"]} if "name" in body["params"] else {}
+        named = body["params"].get("name", body["params"].get("taskId"))
+        sent |= {} if named is None else {"mcp-name": named}
     return await client.post("/mcp/shop", content=raw, headers=sent)
 
 
@@ -406,3 +407,61 @@ def test_trace_context_in_meta_is_replaced_by_ours_and_baggage_goes_no_further()
 def test_message_without_trace_context_keeps_its_very_bytes():
     body = b'{"jsonrpc" : "2.0", "id":1,"method":"ping",  "params":{"_meta":{"progressToken":7}}}'
     assert with_context(body, OURS) is body
+
+
+CREATED = {
+    "legacy": {"result": {"task": {"taskId": "t1", "status": "working"}}},
+    "modern": {"result": {"resultType": "task", "taskId": "t1", "status": "working"}},
+}
+
+
+def speak(rig: Rig, kind: tuple[tuple[str, str], ...], document: Any) -> None:
+    raw = json.dumps(document).encode()
+    rig.server.headers, rig.server.chunks = kind, [raw] if kind is JSON else [b"data: " + raw + b"\n\n"]
+
+
+@pytest.mark.parametrize("kind", [JSON, EVENTS])
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+async def test_a_task_serves_the_one_whose_call_opened_it(
+    rig: Rig, client: httpx2.AsyncClient, era: str, kind: tuple[tuple[str, str], ...]
+) -> None:
+    speak(rig, kind, CREATED[era])
+    assert "t1" in (await post(client, message("tools/call", era=era, name="refund"))).text
+    asking = message("tasks/get", era=era, taskId="t1")
+    assert (await post(client, asking)).status_code == 200
+    stolen = await post(client, asking, authorization="Bearer mallory")
+    assert (stolen.status_code, stolen.json()["error"]["code"]) == (200, -32602)
+    assert stolen.json()["error"]["data"]["reason"] == "unknown_task"
+    assert [request.http_method for request in rig.server.requests] == ["POST", "POST"], "it never hears of the third"
+    assert rig.ledger.entries[-1] == ("error", "unknown_task")
+
+
+async def test_a_task_that_was_never_handed_out_here_is_nobodys(rig: Rig, client: httpx2.AsyncClient) -> None:
+    for params in ({"taskId": "t1"}, {"taskId": None}, {"taskId": ["t1"]}):
+        reply = await post(client, message("tasks/cancel", **params))
+        assert reply.json()["error"]["code"] == -32602
+    assert rig.server.requests == []
+
+
+async def test_asking_for_a_strangers_task_does_not_make_it_ones_own(rig: Rig, client: httpx2.AsyncClient) -> None:
+    speak(rig, JSON, CREATED["legacy"])
+    await post(client, message("tools/call", name="refund"))
+    await post(client, message("tools/call", name="refund"), authorization="Bearer mallory")
+    stolen = await post(client, message("tasks/result", taskId="t1"), authorization="Bearer mallory")
+    assert stolen.json()["error"]["data"]["reason"] == "unknown_task"
+
+
+@pytest.mark.parametrize("kind", [JSON, EVENTS])
+async def test_a_list_of_tasks_shows_the_callers_own(
+    rig: Rig, client: httpx2.AsyncClient, kind: tuple[tuple[str, str], ...]
+) -> None:
+    speak(rig, JSON, CREATED["legacy"])
+    await post(client, message("tools/call", name="refund"))
+    speak(rig, kind, {"result": {"tasks": [{"taskId": "t1"}, {"taskId": "t2"}]}})
+    shown = json.loads((await post(client, message("tasks/list"))).text.removeprefix("data: "))
+    assert shown == {"result": {"tasks": [{"taskId": "t1"}]}}
+
+
+async def test_a_list_of_tasks_that_cannot_be_read_is_not_passed_on(rig: Rig, client: httpx2.AsyncClient) -> None:
+    rig.server.headers = (*JSON, ("content-encoding", "br"))
+    assert (await post(client, message("tasks/list"))).status_code == 502

@@ -11,13 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlplane.tools.mcp_stream import (
+    NOTE_LIMIT_BYTES,
+    Change,
+    changed_body,
+    changed_document,
+    changed_event,
+    changed_events,
     event_data,
-    filtered_body,
-    filtered_document,
-    filtered_event,
-    filtered_events,
     is_last_word,
+    noted_body,
     released_events,
+    visible_tools,
     whole_events,
 )
 from inference.errors import BackendBroke
@@ -40,29 +44,28 @@ async def collect(chunks: AsyncGenerator[bytes]) -> list[bytes]:
     return [chunk async for chunk in chunks]
 
 
-def only_a(name: str) -> bool:
-    return name == "a"
+ONLY_A = Change(b"tools", lambda message: visible_tools(message, lambda name: name == "a"))
 
 
 def test_hidden_tools_are_gone_and_the_others_keep_every_field() -> None:
-    filtered = json.loads(filtered_document(json.dumps(listing("a", "b", nextCursor="c")).encode(), only_a))
+    filtered = json.loads(changed_document(json.dumps(listing("a", "b", nextCursor="c")).encode(), ONLY_A))
     assert filtered == listing("a", nextCursor="c")
 
 
 def test_a_list_that_depends_on_the_caller_is_private() -> None:
-    filtered = json.loads(filtered_document(json.dumps(listing("a", cacheScope="public", ttlMs=5)).encode(), only_a))
+    filtered = json.loads(changed_document(json.dumps(listing("a", cacheScope="public", ttlMs=5)).encode(), ONLY_A))
     assert filtered["result"]["cacheScope"] == "private"
     assert filtered["result"]["ttlMs"] == 5
 
 
 def test_a_list_without_anything_to_hide_keeps_its_bytes() -> None:
     body = b'{"result" : {"tools":[{"name":"a"}] } , "id":1}'
-    assert filtered_document(body, only_a) == body
+    assert changed_document(body, ONLY_A) == body
 
 
 @pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n", "\r\r"])
 def test_an_event_with_a_list_is_thinned_out_and_keeps_its_id(end: str) -> None:
-    filtered = filtered_event(event(listing("a", "b"), end), only_a)
+    filtered = changed_event(event(listing("a", "b"), end), ONLY_A)
     assert b"id: 7" in filtered
     assert json.loads(event_data(filtered)) == listing("a")
     assert filtered.endswith(b"\n\n")
@@ -70,24 +73,24 @@ def test_an_event_with_a_list_is_thinned_out_and_keeps_its_id(end: str) -> None:
 
 def test_a_key_written_with_escapes_hides_no_list() -> None:
     hidden = event(listing("a", "b")).replace(b'"tools"', b'"\\u0074ools"')
-    assert json.loads(event_data(filtered_event(hidden, only_a))) == listing("a")
+    assert json.loads(event_data(changed_event(hidden, ONLY_A))) == listing("a")
 
 
 def test_foreign_events_and_comments_keep_their_bytes() -> None:
     for raw in (b": ping\r\n\r\n", b"retry: 100\ndata:\n\n", event({"method": "notifications/tools"})):
-        assert filtered_event(raw, only_a) == raw
+        assert changed_event(raw, ONLY_A) == raw
 
 
 def test_a_list_that_cannot_be_read_is_broken_and_not_passed_on() -> None:
     with pytest.raises(BackendBroke):
-        filtered_document(b'{"result":{"tools":[', only_a)
+        changed_document(b'{"result":{"tools":[', ONLY_A)
     with pytest.raises(BackendBroke):
-        filtered_event(b"data: {tools\n\n", only_a)
+        changed_event(b"data: {tools\n\n", ONLY_A)
 
 
 async def test_a_body_is_read_whole_before_it_is_judged() -> None:
     body = json.dumps(listing("a", "b")).encode()
-    assert json.loads(b"".join(await collect(filtered_body(stream([body[:9], body[9:]]), only_a)))) == listing("a")
+    assert json.loads(b"".join(await collect(changed_body(stream([body[:9], body[9:]]), ONLY_A)))) == listing("a")
 
 
 @given(st.lists(st.integers(1, 30), max_size=40))
@@ -98,7 +101,7 @@ async def test_events_are_cut_right_wherever_the_network_cuts(cuts: list[int]) -
         parts, rest = [*parts, rest[:cut]], rest[cut:]
     parts.append(rest)
     assert b"".join(await collect(whole_events(stream(parts)))) == whole
-    filtered = b"".join(await collect(filtered_events(stream(parts), only_a)))
+    filtered = b"".join(await collect(changed_events(stream(parts), ONLY_A)))
     assert b'"b"' not in filtered
     assert filtered.startswith(event({"n": 1}))
 
@@ -108,3 +111,20 @@ async def test_what_comes_before_the_answer_is_released_at_once_and_the_answer_i
     assert await collect(released_events(stream([question + answer]))) == [question, b"", answer]
     assert is_last_word(event({"id": 1, "error": {}}))
     assert not is_last_word(b": ping\n\n")
+
+
+@pytest.mark.parametrize("body", [b'{"a": "taskId"}', b'{"a": "task\\u0049d"}'])
+async def test_a_noted_body_keeps_its_bytes_and_is_seen_before_the_end(body: bytes) -> None:
+    seen: list[Any] = []
+    assert await collect(noted_body(stream([body[:5], body[5:]]), Change(b"taskId", seen.append))) == [
+        body[:5],
+        body[5:],
+    ]
+    assert seen == [{"a": "taskId"}]
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"taskId', json.dumps({"taskId": "x" * NOTE_LIMIT_BYTES}).encode()])
+async def test_what_says_nothing_or_too_much_passes_unseen(body: bytes) -> None:
+    seen: list[Any] = []
+    assert b"".join(await collect(noted_body(stream([body]), Change(b"taskId", seen.append)))) == body
+    assert seen == []
