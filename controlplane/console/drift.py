@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
+from collections.abc import Sequence
 from typing import Annotated
 
 from anyio import to_thread
@@ -21,6 +22,7 @@ from controlplane.console.guard import GuardedRoute, permission
 from controlplane.console.ports import ChangeRefused, NotFound
 from controlplane.console.problems import DESCRIBED
 from controlplane.console.wishes import Body, Recorded, principal_of, recorded
+from controlplane.drift.shelf import KeptReport
 
 RESOURCE = "/api/models"
 PATH = "/api/drift/{name:path}"  # /api/models/<one>/<two> is a model's page at the hub's door
@@ -68,19 +70,6 @@ class NewReport(Body):
     html_gzip_base64: str = Field(description="The page, compressed with gzip, in base64.")
 
 
-class Reported(BaseModel):
-    id: str
-    version: int
-    at_ms: int
-    cause: str
-    sha256: str
-    drifted: int
-    columns: int
-    of_columns: int
-    top: str
-    size_bytes: int
-
-
 class Watched(BaseModel):
     """``detectors`` as they stood when the monitor last said so."""
 
@@ -88,7 +77,7 @@ class Watched(BaseModel):
     version: int | None
     at_ms: int | None
     detectors: list[Detector]
-    reports: list[Reported]
+    reports: Sequence[KeptReport]
 
 
 class Kept(BaseModel):
@@ -146,7 +135,7 @@ class DriftApi:
             version=last.version if last else None,
             at_ms=last.at_ms if last else None,
             detectors=[Detector.model_validate(each, from_attributes=True) for each in newest],
-            reports=[Reported.model_validate(each, from_attributes=True) for each in reports],
+            reports=reports,
         )
 
     async def read_report(self, name: str, report: str) -> Response:

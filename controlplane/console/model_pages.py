@@ -11,10 +11,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from audit import AuditUnavailable, Record
-from controlplane.console.drift_views import DriftView, PointView, ReportView
+from controlplane.console.drift_views import DriftView
 from controlplane.console.frame import Frame, now_utc
 from controlplane.console.plots import HEIGHT, WIDTH, evidence_lines, state_stretches
 from controlplane.console.ports import ConsolePorts, ModelView, NotFound, ReplicaShown
+from controlplane.drift.shelf import KeptReport, Point
 
 MODELS = "/api/models"
 TRANSITION = "drift.transition"
@@ -61,7 +62,7 @@ class ModelPages:
         visitor = await self._frame.visitor(request, MODELS)
         model, wanted = self._model(request), request.path_params["report"]
         drift = self._ports.drift
-        kept: Sequence[ReportView] = [] if drift is None else await to_thread.run_sync(drift.reports, model.name)
+        kept: Sequence[KeptReport] = [] if drift is None else await to_thread.run_sync(drift.reports, model.name)
         found = next((each for each in kept if each.id == wanted), None)
         if found is None:
             raise NotFound("unknown_report", "there is no such report, or it was too old to be kept")
@@ -95,7 +96,7 @@ class ModelPages:
         }
 
 
-def _shown(drift: DriftView | None, name: str) -> tuple[Sequence[PointView], Sequence[ReportView]]:
+def _shown(drift: DriftView | None, name: str) -> tuple[Sequence[Point], Sequence[KeptReport]]:
     return ([], []) if drift is None else (drift.points(name), drift.reports(name))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
-from controlplane.console.drift_views import PointView
+from controlplane.drift.shelf import Point
 
 WIDTH = 600.0
 HEIGHT = 110.0
@@ -76,21 +76,21 @@ def share_of_way(evidence: float, threshold: float) -> float:
     return math.log1p(max(0.0, evidence)) / math.log1p(threshold)
 
 
-def evidence_lines(points: Sequence[PointView]) -> list[Line]:
+def evidence_lines(points: Sequence[Point]) -> list[Line]:
     """One line for each detector of the newest version, over one common time; the nearest to its verdict first."""
     if not points:
         return []
     version = points[-1].version
     points = [each for each in points if each.version == version]
     start, end = points[0].at_ms, points[-1].at_ms
-    by_name: dict[str, list[PointView]] = {}
+    by_name: dict[str, list[Point]] = {}
     for point in points:
         by_name.setdefault(point.detector, []).append(point)
     lines = [_line(name, found, start, max(1, end - start)) for name, found in by_name.items()]
     return sorted(lines, key=lambda line: (-line.last, line.name))
 
 
-def _line(name: str, points: Sequence[PointView], start: int, span: int) -> Line:
+def _line(name: str, points: Sequence[Point], start: int, span: int) -> Line:
     usable, drawn = HEIGHT - TOP, points[:: max(1, math.ceil(len(points) / POINTS_DRAWN))]
     if drawn[-1] is not points[-1]:
         drawn = [*drawn, points[-1]]

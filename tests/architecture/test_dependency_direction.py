@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # room -> the rooms it may import; itself a
         "controlplane.telemetry",
         "controlplane.resilience",
     },
-    "controlplane.console": {"controlplane.calls", "audit", "controlplane.telemetry"},
+    "controlplane.console": {"controlplane.calls", "audit", "controlplane.drift", "controlplane.telemetry"},
 }
 OURS = ("audit", "inference", "controlplane")
 ENTRY_POINTS = {"controlplane/__main__.py", "controlplane/cli.py", "controlplane/serve.py"}  # who may import wiring
