@@ -1,4 +1,4 @@
-"""Costs and budgets as the console shows them, and where it gets them from."""
+"""Costs and budgets as the console and its API show them, and where they get them from."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pydantic import ConfigDict
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostView:
     """One group's sums; the parts it is not grouped by are "". ``saved`` calls cost nothing, ``estimated`` ones were
     billed by an estimate."""
+
+    __pydantic_config__ = ConfigDict(json_schema_serialization_defaults_required=True)  # an answer has every part
 
     day: str = ""
     tenant: str = ""

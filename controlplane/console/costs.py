@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel
 
 from controlplane.calls import Principal
-from controlplane.console.cost_views import CostsView, CostView
+from controlplane.console.cost_views import BudgetView, CostsView, CostView
 from controlplane.console.guard import GuardedRoute, permission
 from controlplane.console.ports import NotFound
 from controlplane.console.problems import DESCRIBED
@@ -21,44 +21,16 @@ Day = Annotated[str, Query(pattern=r"^(\d{4}-\d\d-\d\d)?$", description="UTC, as
 Part = Literal["day", "tenant", "agent", "model"]
 
 
-class Cost(BaseModel):
-    day: str
-    tenant: str
-    agent: str
-    model: str
-    calls: int
-    micro_usd: int
-    saved_micro_usd: int
-    input_tokens: int
-    output_tokens: int
-    cached_tokens: int
-    energy_uwh: int
-    estimated: int
-    saved: int
-
-
 class CostList(BaseModel):
     """``complete`` is false while older records are still being read; ``truncated`` when there were more rows."""
 
-    costs: list[Cost]
+    costs: Sequence[CostView]
     complete: bool
     truncated: bool
 
 
-class Budget(BaseModel):
-    tenant: str
-    key: str
-    who: str
-    per: str
-    name: str
-    since_s: int
-    until_s: int
-    spent_micro_usd: int
-    max_micro_usd: int
-
-
 class BudgetList(BaseModel):
-    budgets: list[Budget]
+    budgets: Sequence[BudgetView]
 
 
 class CostsApi:
@@ -94,8 +66,7 @@ class CostsApi:
             complete = self.costs.catch_up()
             tenants = [tenant for tenant in self.costs.tenants() if self.sees(principal, tenant)]
             rows = self.costs.report(by, tenants, since, until)
-            shown = [Cost.model_validate(row, from_attributes=True) for row in rows[-ROWS_AT_MOST:]]
-            return CostList(costs=shown, complete=complete, truncated=len(rows) > ROWS_AT_MOST)
+            return CostList(costs=rows[-ROWS_AT_MOST:], complete=complete, truncated=len(rows) > ROWS_AT_MOST)
 
         return await to_thread.run_sync(look)
 
@@ -103,9 +74,9 @@ class CostsApi:
         """Budgets that calls through this gateway met, in windows that have not ended."""
         principal: Principal = request.state.principal
         seen = [view for view in self.costs.budgets() if self.sees(principal, view.tenant)]
-        return BudgetList(budgets=[Budget.model_validate(view, from_attributes=True) for view in seen[:ROWS_AT_MOST]])
+        return BudgetList(budgets=seen[:ROWS_AT_MOST])
 
-    async def read_run(self, request: Request, run: Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]) -> Cost:
+    async def read_run(self, request: Request, run: Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]) -> CostView:
         """What the calls of one run cost together; a run is a W3C trace id, of your own tenant."""
         principal: Principal = request.state.principal
 
@@ -116,4 +87,4 @@ class CostsApi:
         found = await to_thread.run_sync(look)
         if found is None:
             raise NotFound("unknown_run", "no calls of yours belong to this run, or not among the latest")
-        return Cost.model_validate(found, from_attributes=True)
+        return found

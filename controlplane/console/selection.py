@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from controlplane.console.guard import GuardedRoute, permission
-from controlplane.console.ports import SelectionControl
+from controlplane.console.ports import LearntView, SelectionControl
 from controlplane.console.problems import DESCRIBED
 
 RESOURCE = "/api/selection"
 
 
-class Learnt(BaseModel):
-    task: str
-    model: str
-    accuracy_ppm: int | None
-    reference_ppm: int | None
-    answers: int
-    latency_ms: float | None
-    under_review: bool
-
-
 class LearntList(BaseModel):
-    models: list[Learnt]
+    models: Sequence[LearntView]
 
 
 class Clearance(BaseModel):
@@ -63,8 +54,7 @@ class SelectionApi:
 
     async def list_learnt(self, request: Request) -> LearntList:
         """Models that the choice knows, as it sees them for your tenant; those under review are not chosen."""
-        views = self.control.view(request.state.principal)
-        return LearntList(models=[Learnt.model_validate(view, from_attributes=True) for view in views])
+        return LearntList(models=self.control.view(request.state.principal))
 
     async def clear_review(self, request: Request, said: Clearance) -> Cleared:
         """Let a model back into the choice for your tenant."""
