@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import anyio
 from anyio import to_thread
 
-from audit import AuditUnavailable, Record
+from audit import AuditUnavailable, LedgerReceipt, Record
 from audit.entry import event_time_ms
 from controlplane.calls import Principal
 from controlplane.telemetry.metrics import Metrics
@@ -31,13 +31,6 @@ KINDS = (FEEDBACK, REVIEW, CLEARED)
 FORMAT, PAGE, PPM = 1, 1000, 1_000_000
 RETRY_S = 1.0
 log = logging.getLogger(__name__)
-
-
-class LedgerReceipt(Protocol):
-    @property
-    def event_id(self) -> str: ...
-    @property
-    def index(self) -> int: ...
 
 
 class Ledger(Protocol):
