@@ -13,6 +13,7 @@ from controlplane.resilience.breaker import CircuitBreaker, Permit, State
 from controlplane.resilience.lessons import Verdict, verdict_of, verdict_of_status
 from inference.backend import Backend, BackendReply, BackendRequest
 from inference.errors import BackendError, BackendUnavailable
+from inference.leaving import leave
 from inference.whole import Whole
 
 GENERATES = frozenset({"chat", "completions", "messages", "responses"})
@@ -120,19 +121,10 @@ class Exchange(AbstractAsyncContextManager[BackendReply]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         try:
-            if self._chunks is not None:
-                await self._close(self._chunks)
-            return await self._opened.__aexit__(kind, error, trace)
+            return await leave(self._opened, self._chunks, error, trace)
         finally:
             if self._permit is not None:
                 self._report(self._verdict, self._elapsed_s, self._now())
-
-    async def _close(self, chunks: AsyncGenerator[bytes]) -> None:
-        try:
-            await chunks.aclose()
-        except BaseException as broken:
-            await self._opened.__aexit__(type(broken), broken, broken.__traceback__)
-            raise
 
     async def _watched(self, reply: BackendReply) -> AsyncGenerator[bytes]:
         inner, verdict, streams = reply.chunks, verdict_of_status(reply.status), self._request.streams
