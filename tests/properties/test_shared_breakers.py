@@ -46,8 +46,8 @@ FAULTS = st.one_of(ERRORS, st.sampled_from([404, 429, 500]))
 class Waiting:
     """Hands control to the test; resumed by ``send``, failed by ``throw``."""
 
-    def __await__(self) -> Generator[None, Any, Any]:
-        return (yield)
+    def __await__(self) -> Generator[Waiting, Any, Any]:
+        return (yield self)
 
 
 @dataclass
@@ -133,7 +133,8 @@ class Gateway:
         before, probes = self.store.taken, self.breaker._probe_number
         work = _whole(self.guarded, request)
         try:
-            work.send(None)
+            while not isinstance(work.send(None), Waiting):
+                pass  # a probe lets the loop go round once, for a caller who hung up
         except BackendUnavailable:
             return None
         lease = self.store.holder if self.store.taken > before else ""
