@@ -61,12 +61,17 @@ class ModelCard(_Part):
     quality: list[Measured] = Field(default_factory=list, description="What was measured, the best known first.")
     latency: Latency | None = Field(default=None, description="How fast it answered when it was measured.")
     tags: list[str] = Field(default_factory=list, description="Free words for people who search.")
-    adapters: list[str] = Field(default_factory=list, description="LoRA adapters that may be asked for with it.")
     launch: Launch | None = Field(default=None, description="How a vLLM server for it is started.")
 
     def quality_for(self, task: str, own_task: str) -> Measured | None:
         """The first measurement of ``task`` that a choice may rest on; ``own_task`` is that of the model."""
         return next((one for one in self.quality if one.is_ratio and (one.task or own_task) == task), None)
+
+    @property
+    def adapters(self) -> list[str]:
+        """LoRA adapters that may be asked for with it: those of its launch."""
+        lora = self.launch.lora if self.launch else None
+        return sorted(lora.adapters) if lora else []
 
     @property
     def attributes(self) -> dict[str, Any]:

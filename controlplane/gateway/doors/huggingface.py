@@ -262,7 +262,7 @@ def card_data(entry: ModelEntry) -> dict[str, Any]:
         "max_output_tokens": card.max_output_tokens,
         "parameters": card.parameters,
         "hardware": card.hardware.model_dump(exclude_none=True),
-        "adapters": list(card.adapters),
+        "adapters": card.adapters,
         "price": entry.price.model_dump(),
     }
     return {name: value for name, value in said.items() if value not in (None, "", [], {})}

@@ -101,6 +101,12 @@ def test_without_measurements_no_metrics_are_claimed() -> None:
     assert "license" not in told["cardData"]
 
 
+def test_adapters_are_those_of_the_launch() -> None:
+    launch = {"model": "/m", "lora": {"adapters": {"b": "/b", "a": "/a"}}}
+    assert described(entry(card={"launch": launch}), [], whole=True)["cardData"]["adapters"] == ["a", "b"]
+    assert "adapters" not in described(entry(card={"launch": {"model": "/m"}}), [], whole=True)["cardData"]
+
+
 def test_the_short_form_keeps_the_card_to_itself() -> None:
     assert not {"cardData", "model-index"} & described(entry(), [], whole=False).keys()
 
