@@ -21,11 +21,12 @@ pytest.importorskip("mcp", reason="the mcp extra is not installed")
 WANDERING = frozenset(
     {"outgoing-request", "incoming-response", "incoming-sse-event", "stream-closed"}
 )  # logs, not checks
+OURS = frozenset({"sep-2663-tasks-get-invalid-task-id-32602"})  # what the gateway says itself: a task is its caller's
 StartServer = Callable[[], AbstractContextManager[str]]
 
 
 def verdicts(found: Counter[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
-    return {key: count for key, count in found.items() if key[1] not in WANDERING and key[2] != "INFO"}
+    return {key: count for key, count in found.items() if key[1] not in WANDERING | OURS and key[2] != "INFO"}
 
 
 @pytest.mark.parametrize("revision", ["2025-11-25", "2026-07-28"])
@@ -42,8 +43,9 @@ def test_the_suite_passes_through_the_gateway_what_it_passes_directly(
     node_tool("conformance")
     with start() as url, gateway({"mcp_servers": [{"name": "all", "url": url}]}, tmp_path, "--shim") as running:
         direct = verdicts(conformance(url, revision, tmp_path / "direct"))
-        through = verdicts(conformance(f"{running.origin}/mcp/all", revision, tmp_path / "through"))
+        found = conformance(f"{running.origin}/mcp/all", revision, tmp_path / "through")
     passed = sum(count for (_, _, status), count in direct.items() if status == "SUCCESS")
     print(f"{revision}: {passed} checks pass directly and through the gateway")  # noqa: T201  shown with -s
     assert passed >= passed_at_least
-    assert through == direct
+    assert verdicts(found) == direct
+    assert {status for (_, check, status) in found if check in OURS} <= {"SUCCESS"}

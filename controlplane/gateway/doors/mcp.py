@@ -40,6 +40,8 @@ from controlplane.tools.mcp_handles import UNKNOWN_SESSION, UNKNOWN_TASK, McpHan
 from controlplane.tools.mcp_message import (
     INVALID_PARAMS,
     INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    NAMED_BY,
     ROUTING_HEADERS,
     McpMessage,
     MessageRefused,
@@ -68,8 +70,6 @@ LISTING = frozenset({"tools/list", STREAM})  # a stream may replay a list (Last-
 EVENTS = "text/event-stream"
 CHANGED = {"application/json": changed_body, EVENTS: changed_events}
 NOTED = {"application/json": noted_body, EVENTS: changed_events}
-OWN_STATUS = {UNKNOWN_SESSION: HTTPStatus.NOT_FOUND, UNKNOWN_TASK: HTTPStatus.OK}
-OWN_CODE = {UNKNOWN_TASK: INVALID_PARAMS}  # as a server says it that does not know the task
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 Visible = Callable[[Principal, str, str], bool]
 
@@ -272,15 +272,22 @@ def _error(request: Request, problem: Problem, message: McpMessage | None, statu
     """A JSON-RPC error; without an id where the message had none or could not be read."""
     refused: MessageRefused | None = getattr(request.state, "mcp_refused", None)
     identity = message.id if message else refused.id if refused else None
-    code = (
-        refused.code if refused else INVALID_PARAMS if problem.reason == UNKNOWN_TASK else _status(problem) * 1000 + 1
-    )
+    code = refused.code if refused else _status(problem) * 1000 + 1
+    if problem.reason == UNKNOWN_TASK and message is not None:
+        code, status = _task_is_unknown(message)
     error = {"code": code, "message": problem.detail, "data": {"reason": problem.reason, **problem.facts()}}
     return JSONResponse({"jsonrpc": "2.0", "id": identity, "error": error}, status)
 
 
 def _status(problem: Problem) -> int:
-    return OWN_STATUS.get(problem.reason, problem.status)
+    return HTTPStatus.NOT_FOUND if problem.reason == UNKNOWN_SESSION else problem.status
+
+
+def _task_is_unknown(message: McpMessage) -> tuple[int, int]:
+    """Code and status as a server has them that knows the revision and not the task."""
+    if message.is_modern and message.method.startswith("tasks/") and message.method not in NAMED_BY:
+        return METHOD_NOT_FOUND, HTTPStatus.NOT_FOUND  # tasks/result and tasks/list are of the old era
+    return INVALID_PARAMS, HTTPStatus.OK
 
 
 def _without_body(request: Request, body: bytes) -> McpMessage:

@@ -24,13 +24,19 @@ from controlplane.gateway.doors.mcp import MODERN_REVISION, McpDoor
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.model_tools import ModelTool, ModelTools, answer_of
 from controlplane.gateway.problems import BadRequest, Problem
-from controlplane.tools.mcp_message import INVALID_REQUEST, LEGACY_REVISIONS, McpMessage, MessageRefused, read_message
+from controlplane.tools.mcp_message import (
+    INVALID_REQUEST,
+    LEGACY_REVISIONS,
+    METHOD_NOT_FOUND,
+    McpMessage,
+    MessageRefused,
+    read_message,
+)
 from inference.backend import BackendReply
 
 SERVER = "models"
 JSON = (("content-type", "application/json"),)
 NEWEST_LEGACY = max(LEGACY_REVISIONS)
-UNKNOWN_METHOD = -32601
 CAPABILITIES = {"tools": {"listChanged": False}}
 MENDABLE = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND})
 """Faults of a tool call that the model which made it is told of, as a result: it asked for what is not there."""
@@ -106,7 +112,7 @@ class ModelToolsMcp:
             case "tools/list":
                 return {"result": {"tools": [as_tool(one) for one in self.tools.listed(admission.principal)], **fresh}}
             case other:
-                return {"error": {"code": UNKNOWN_METHOD, "message": f"there is no method {other} here"}}
+                return {"error": {"code": METHOD_NOT_FOUND, "message": f"there is no method {other} here"}}
 
     def refusal(self, request: Request, problem: Problem) -> Response:
         message: McpMessage | None = getattr(request.state, "mcp_message", None)

@@ -443,6 +443,12 @@ async def test_a_task_that_was_never_handed_out_here_is_nobodys(rig: Rig, client
     assert rig.server.requests == []
 
 
+async def test_a_method_that_the_new_era_has_no_more_is_not_found(rig: Rig, client: httpx2.AsyncClient) -> None:
+    reply = await post(client, message("tasks/result", era="modern", taskId="t1"))
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, -32601)
+    assert rig.server.requests == []
+
+
 async def test_asking_for_a_strangers_task_does_not_make_it_ones_own(rig: Rig, client: httpx2.AsyncClient) -> None:
     speak(rig, JSON, CREATED["legacy"])
     await post(client, message("tools/call", name="refund"))

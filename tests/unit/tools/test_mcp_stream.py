@@ -96,7 +96,8 @@ async def test_a_body_is_read_whole_before_it_is_judged() -> None:
 @given(st.lists(st.integers(1, 30), max_size=40))
 async def test_events_are_cut_right_wherever_the_network_cuts(cuts: list[int]) -> None:
     whole = event({"n": 1}) + b": ping\r\n\r\n" + event(listing("a", "b"), "\r\n\r\n") + b"data: tail"
-    parts, rest = [], whole
+    parts: list[bytes] = []
+    rest = whole
     for cut in cuts:
         parts, rest = [*parts, rest[:cut]], rest[cut:]
     parts.append(rest)
