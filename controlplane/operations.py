@@ -9,6 +9,7 @@ from typing import Any
 from audit import LedgerReader, SqliteLedger
 from controlplane.calls import Call, Principal, new_call_id
 from controlplane.clock import Clock
+from controlplane.console.behaviour_views import BehaviourControl
 from controlplane.console.cost_views import CostsView
 from controlplane.console.drift_views import DriftView
 from controlplane.console.ports import (
@@ -60,6 +61,7 @@ class Operations:
     costs: CostsView | None = None
     drift: DriftView | None = None
     adaptation: AdaptationControl | None = None
+    behaviour: BehaviourControl | None = None
     learn: Callable[[Sequence[OutcomeLabel]], None] = lambda _labels: None
 
     def ports(self) -> ConsolePorts:
@@ -80,6 +82,7 @@ class Operations:
             drift=self.drift,
             replicas=lambda: replicas_shown(self.fleet.replicas()),
             adaptation=self.adaptation,
+            behaviour=self.behaviour,
         )
 
     def _take_outcomes(self, labels: Sequence[OutcomeLabel]) -> None:

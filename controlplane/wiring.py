@@ -19,7 +19,8 @@ from starlette.types import ASGIApp
 from audit import AuditUnavailable, Commitments, LedgerReader, SqliteLedger, load_commitment_key
 from controlplane.adaptation import isolate
 from controlplane.adapting import Adapting
-from controlplane.behaviour import Behaving, Finding, Keeper, Remembering, Watch
+from controlplane.behaviour import Behaving, Finding, Keeper, Oversight, Remembering, Watch
+from controlplane.behaviour_desk import BehaviourDesk, words_in
 from controlplane.choosing import Choosing
 from controlplane.clock import Clock
 from controlplane.console.api import build as console
@@ -266,6 +267,9 @@ class ControlPlane:
             wall_clock=self.clock.wall,
             report=lambda agents, unknown: self.metrics.observe_behaviour_memory(agents=agents, unknown_rules=unknown),
         )
+        self.oversight = Oversight(self.watch)
+        for word in await anyio.to_thread.run_sync(words_in, reader, self.clock.wall()):
+            self.oversight.heed(word, self.clock.wall())
         await keeper.begin()
         stack.callback(keeper.save)
         tasks.start_soon(keeper.keep)
@@ -403,6 +407,7 @@ class ControlPlane:
             costs=self.spending,
             drift=self.drift_desk,
             adaptation=AdaptationShown(self.adapting, self.policy),
+            behaviour=BehaviourDesk(self.oversight, self.clock.wall),
         )
         return console(operations.ports(), self.settings.console, monotonic=self.clock.monotonic)
 

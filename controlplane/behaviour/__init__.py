@@ -7,8 +7,9 @@ effect. Fails closed where a rule refuses; what is merely learnt (rates, likenes
 
 from controlplane.behaviour.behaving import Behaving, Remembering
 from controlplane.behaviour.keeper import Keeper
+from controlplane.behaviour.oversight import Oversight
 from controlplane.behaviour.settings import BehaviourSettings
 from controlplane.behaviour.verdicts import KIND, Finding, Verdict
 from controlplane.behaviour.watch import Watch
 
-__all__ = ["KIND", "Behaving", "BehaviourSettings", "Finding", "Keeper", "Remembering", "Verdict", "Watch"]
+__all__ = ["KIND", "Behaving", "BehaviourSettings", "Finding", "Keeper", "Oversight", "Remembering", "Verdict", "Watch"]

@@ -8,7 +8,7 @@ room, an agent is not remembered at all, and whoever asks must take that for the
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from controlplane.behaviour.loops import Recent
@@ -37,6 +37,17 @@ class Scope:
 
 
 @dataclass(slots=True)
+class Held:
+    """What a rule has refused an agent in one scope: since when, how often, and the first such call."""
+
+    since_s: float
+    last_s: float
+    call_id: str
+    facts: Mapping[str, int | str]
+    times: int = 1
+
+
+@dataclass(slots=True)
 class Pending:
     """A call that was let go and is not in the ledger yet: it counts as if it were."""
 
@@ -55,6 +66,7 @@ class Agent:
     carried: dict[str, Progress] = field(default_factory=dict)
     pending: dict[str, Pending] = field(default_factory=dict)
     told: dict[Hashable, float] = field(default_factory=dict)
+    held: dict[tuple[str, str], Held] = field(default_factory=dict)  # by rule and scope
 
     def comes(self, now_s: float, idle_s: float) -> None:
         """It asks something. After so long without a word whatever it carried belonged to runs that are over."""
@@ -146,13 +158,39 @@ class Agent:
         self.told[what] = now_s
         return True
 
+    def hold(self, rule: str, scope: str, new: Held, gap_s: float) -> None:
+        """Refused, or refused again; after so long without, it is another time."""
+        held = self.held.get((rule, scope))
+        if held is not None and new.last_s - held.last_s <= gap_s:
+            held.last_s, held.facts, held.times = new.last_s, new.facts, held.times + 1
+            return
+        if len(self.held) >= TOLD_KEPT:
+            self.held.clear()
+        self.held[rule, scope] = new
+
     def forget(self, rules: frozenset[str]) -> None:
-        """Rules that are no more, or that say something else now."""
+        """Rules that are no more, that say something else now, or that a person has lifted."""
         for scope in (self.own, *self.scopes.values()):
             for rule in rules & scope.progress.keys():
                 del scope.progress[rule]
         for rule in rules & self.carried.keys():
             del self.carried[rule]
+        self.held = {place: held for place, held in self.held.items() if place[0] not in rules}
+
+    def forgive(self, rule: str) -> None:
+        """What it did counts no more for this rule. A call that is being recorded just now comes after this."""
+        self.forget(frozenset((rule,)))
+        self.told = {
+            what: at_s for what, at_s in self.told.items() if not (isinstance(what, tuple) and what[0] == rule)
+        }
+        rate = self.rates.get(rule)
+        if rate is not None:
+            rate.lift()
+
+    def forget_calls(self) -> None:
+        """The calls among which loops are looked for, of every run and session."""
+        for scope in (self.own, *self.scopes.values()):
+            scope.recent = Recent()
 
     def is_armed(self, now_s: float, longest_s: float) -> bool:
         if now_s - self.seen_s > longest_s:

@@ -10,6 +10,7 @@ import anyio
 from anyio import to_thread
 
 from controlplane.behaviour import past
+from controlplane.behaviour.oversight import Oversight
 from controlplane.behaviour.settings import BehaviourSettings
 from controlplane.behaviour.watch import Watch
 from controlplane.policy.behaviour import LONGEST_S
@@ -43,6 +44,7 @@ class Keeper:
         """Before the first call. A ledger that cannot be read leaves rules unknown, and ``keep`` tries again."""
         past.load(self._watch, self._path, self._wall_clock())
         await self._try_rebuild()
+        await self._recall()
 
     async def keep(self) -> None:
         """Until cancelled: read the past of rules that are new, and save what was learnt."""
@@ -76,6 +78,15 @@ class Keeper:
             self._watch.abandon_rebuild()
             raise
         self._watch.finish_rebuild(names, happened, covered_s)
+
+    async def _recall(self) -> None:
+        """Since when rules refuse somebody. Fails open: it decides nothing, people only see less of it."""
+        try:
+            told = await to_thread.run_sync(past.refusals, self._reader, self._wall_clock() - LONGEST_S)
+        except Exception as error:  # noqa: BLE001  whatever it is, calls do not need it
+            log.warning("earlier verdicts cannot be read", extra={"error": repr(error)})
+        else:
+            Oversight(self._watch).recall(told)
 
     async def _try_rebuild(self) -> None:
         try:

@@ -14,8 +14,10 @@ from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
+from controlplane.behaviour.oversight import Told
 from controlplane.behaviour.rates import kept, restored
 from controlplane.behaviour.selecting import Deed
+from controlplane.behaviour.verdicts import KIND
 from controlplane.behaviour.watch import Happened, Watch, run_of
 
 INTENT, DENY = "intent", "deny"
@@ -58,13 +60,29 @@ def read_back(reader: Reader, since_s: float, most: int) -> tuple[list[Happened]
     minus infinity when nothing that can matter is missing. Blocking.
     """
     size = reader.head().size
-    first = _first_since(reader, since_s, size)
+    first = first_since(reader, since_s, size)
     start = max(first, size - most)
     covered_s = -inf
     if start > first:
         left_out = reader.read(start - 1, 1)
         covered_s = left_out[0].time_ms / MILLI if left_out else inf
     return list(_calls(reader, start - 1)), covered_s
+
+
+def refusals(reader: Reader, since_s: float) -> list[Told]:
+    """What rules have refused since then, oldest first, as their verdicts tell it. Blocking."""
+    found: list[Told] = []
+    after = first_since(reader, since_s, reader.head().size) - 1
+    while records := reader.read(after, PAGE, kinds=[KIND]):
+        after = records[-1].index
+        said = ((record.time_ms / MILLI, record.body["behaviour"]) for record in records)
+        found += [_told(at_s, one) for at_s, one in said if one["mode"] == "enforce" and one["change"] == "begins"]
+    return found
+
+
+def _told(at_s: float, one: Mapping[str, Any]) -> Told:
+    agent, scope = (str(one["tenant"]), str(one["agent"])), str(one.get("scope", ""))
+    return Told(at_s, agent, str(one["rule"]), scope, str(one["call"]), one.get("facts", {}))
 
 
 def _calls(reader: Reader, after: int) -> Iterator[Happened]:
@@ -91,7 +109,7 @@ def _happened(record: Record) -> Happened | None:
     return Happened(record.event_id, at_s, tenant, agent, deed, run, is_admitted=is_admitted)
 
 
-def _first_since(reader: Reader, since_s: float, size: int) -> int:
+def first_since(reader: Reader, since_s: float, size: int) -> int:
     """By bisection, the first index not older than ``since_s``; only as right as the clock was."""
     low, high = 0, size
     while low < high:

@@ -99,6 +99,24 @@ class Rate:
             return False, change
         return True, change or Change.HOLDS
 
+    def lift(self) -> None:
+        """A person lets it go: what it asked in this window counts no more, and a throttle is over."""
+        self.asked = self.admitted = self.calm = 0
+        self.is_throttled = False
+
+    def free_s(self, rule: RateRule, now_s: float) -> float | None:
+        """When a throttle ends if nothing more is asked; None: it does not stand, or ends with the next call."""
+        if not self.is_throttled:
+            return None
+        window = int(now_s // rule.window_s)
+        silent = window - self.window - 1
+        is_calm = self.asked <= rule.back_ratio * self.limit
+        if silent < 0:  # the window that is being counted is calm so far, or begins the count anew
+            first = window if is_calm else window + 1
+            return float((first + rule.quiet_windows - (self.calm if is_calm else 0)) * rule.window_s)
+        left = rule.quiet_windows - silent - (self.calm + 1 if is_calm else 0)
+        return float((window + left) * rule.window_s) if left > 0 else None
+
     def left_s(self, rule: RateRule, now_s: float) -> float:
         """Seconds to the end of this window, at least one."""
         return max(1.0, (int(now_s // rule.window_s) + 1) * rule.window_s - now_s)

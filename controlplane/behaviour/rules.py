@@ -57,6 +57,9 @@ class Rules:
         last = tuple(one for one in parts if one[1].is_last)
         return Plan(parts, loops, contexts, last) if parts or loops or contexts else NOTHING
 
+    def rule(self, name: str) -> AnyRule | None:
+        return next((rule for rule in self.file.rules if rule.id == name), None)
+
     def ref(self, rule: AnyRule) -> RuleRef:
         return RuleRef(rule.id, self._sources.get(rule.id, ""))
 

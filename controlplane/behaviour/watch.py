@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from controlplane.behaviour.agents import OWN, PENDING_S, Agent, AgentKey, Agents, Pending, ScopeKey, Step
+from controlplane.behaviour.agents import OWN, PENDING_S, Agent, AgentKey, Agents, Held, Pending, ScopeKey, Step
 from controlplane.behaviour.likeness import Reference, embed
 from controlplane.behaviour.loops import Recent, digest_of
 from controlplane.behaviour.rates import Change, Rate
 from controlplane.behaviour.rules import NOTHING, Plan, Rules
+from controlplane.behaviour.said import BY_HAND, Said
 from controlplane.behaviour.selecting import Deed
 from controlplane.behaviour.sequences import Automaton, Part
 from controlplane.behaviour.settings import BehaviourSettings
@@ -85,6 +86,15 @@ class _Asked:
             self._session = "session", session_of(self.principal)
         return self._session
 
+    @property
+    def key_of_agent(self) -> AgentKey:
+        return self.principal.tenant, self.name
+
+    def hold(self, found: Finding) -> None:
+        gap_s = -inf if found.sort == "rate" and found.change == "begins" else self.rules.file.idle_s
+        new = Held(self.now_s, self.now_s, self.call.id, found.facts)
+        self.agent.hold(found.rule.id, found.scope, new, gap_s)
+
     def touch(self) -> None:
         idle_s = self.rules.file.idle_s
         self._session = self._session or ("session", session_of(self.principal))
@@ -117,17 +127,20 @@ class Watch:
         self._owed: dict[str, list[Verdict]] = {}
         self._overdue: list[Verdict] = []
         self._known_from_s: dict[str, float] = {}
+        self.said = Said()
         self._since: list[Happened] | None = None
 
     # --- one call
 
     def judge(self, principal: Principal, call: Call, decision: Decision, now_s: float) -> Decision:
         """``decision``, or a denial in its place. An allow is followed by ``recorded`` or ``dropped``."""
+        name = agent_of(principal)
+        if self.said.blocks:
+            decision = self._by_hand((principal.tenant, name), decision, now_s)
         rules = self._current()
         if rules is None:
             return decision
         plan = rules.plan_of(call.action, call.resource)
-        name = agent_of(principal)
         if plan is NOTHING and not rules.rates:
             self._is_there(rules, principal, name, call, now_s)
             return decision
@@ -207,8 +220,12 @@ class Watch:
 
     def _answered(self, asked: _Asked, decision: Decision, findings: list[Finding]) -> Decision:
         shown = [self._satisfied(asked, one) for one in findings]
+        if self.said.lifts:
+            shown = [self._left_alone(asked, one) for one in shown]
         for one in shown:
             self._observe(one)
+            if one.refuses:
+                asked.hold(one)
         news = [
             Verdict(one, asked.principal.tenant, asked.name, asked.call.id, asked.rules.revision)
             for one in shown
@@ -221,6 +238,25 @@ class Watch:
             self._owed[asked.call.id] = news
         refusing = [one for one in shown if one.refuses]
         return denied(decision, strictest(refusing)) if refusing and decision.permits else decision
+
+    def _by_hand(self, agent: AgentKey, decision: Decision, now_s: float) -> Decision:
+        """A person's block comes before every rule: what it refuses is as if policy had refused it."""
+        word = self.said.block(agent, now_s)
+        if word is None or not decision.permits:
+            return decision
+        rule = RuleRef(BY_HAND, word.source)
+        finding = Finding(rule=rule, sort="operator", answer="block", mode="enforce", change="holds", is_news=False)
+        self._observe(finding)
+        return denied(decision, finding)
+
+    def _left_alone(self, asked: _Asked, finding: Finding) -> Finding:
+        rule = finding.rule.id
+        if not finding.refuses or not self.said.leaves_alone(asked.key_of_agent, rule, asked.now_s):
+            return finding
+        asked.agent.told.pop((rule, finding.scope), None)  # the first that is refused afterwards is news
+        if rule in asked.agent.rates:
+            asked.agent.rates[rule].is_throttled = False
+        return replace(finding, change="lifted", is_news=False)
 
     def _satisfied(self, asked: _Asked, finding: Finding) -> Finding:
         if finding.answer != "step_up" or not finding.refuses or finding.step_up is None:
@@ -413,7 +449,7 @@ class Watch:
         for automaton, part in rules.plan_of(*one.deed).parts:
             if automaton in automata and one.agent not in automaton.rule.except_agents:
                 agent = self._agents.of(key, one.at_s, LONGEST_S)
-                if agent is not None:
+                if agent is not None and one.at_s >= self.said.lifted_s(key, automaton.rule.id):
                     self._replay_part(rules, agent, automaton, part, one)
 
     def _replay_part(self, rules: Rules, agent: Agent, automaton: Automaton, part: Part, one: Happened) -> None:
@@ -430,7 +466,22 @@ class Watch:
             if not part.forgives:  # an approval in one session forgives nothing in another
                 automaton.advance(progress, part, one.at_s)
 
-    # --- what is worth keeping
+    # --- what is worth keeping, and what people see of it
+
+    @property
+    def rules(self) -> Rules | None:
+        """Those in force."""
+        return self._current()
+
+    def agent(self, key: AgentKey) -> Agent | None:
+        return self._agents.known(key)
+
+    def reference(self, rule: str, key: AgentKey) -> Reference | None:
+        return self._references.get((rule, key))
+
+    def is_unknown(self, rule: str, now_s: float) -> bool:
+        """Whether it refuses because its past is not known."""
+        return self._known_from_s.get(rule, -inf) > now_s
 
     def agents(self) -> list[tuple[AgentKey, Agent]]:
         return self._agents.all()

@@ -18,6 +18,9 @@ from starlette.routing import BaseRoute
 from audit import AuditUnavailable
 from controlplane.calls import Principal
 from controlplane.console.adapters import AdaptersApi
+from controlplane.console.agent_words import AgentWords
+from controlplane.console.behaviour import BehaviourApi
+from controlplane.console.behaviour_pages import BehaviourPages
 from controlplane.console.calls import CallHistory, CallPage, CallView, tenant_of
 from controlplane.console.changes import Changes
 from controlplane.console.costs import CostsApi
@@ -176,6 +179,8 @@ def build(
         app.include_router(CostsApi(ports.costs, ports.sees).router())
     if ports.drift is not None:
         app.include_router(DriftApi(ports.drift).router())
+    if ports.behaviour is not None:
+        app.include_router(BehaviourApi(AgentWords(ports.behaviour, changes, ports.sees)).router())
     app.router.routes.extend(_pages(ports, changes, guard, settings, app.openapi))
     for known in (ConsoleError, AuditUnavailable, RequestValidationError, HTTPException):
         app.add_exception_handler(known, _answer_problem)
@@ -189,11 +194,16 @@ def _pages(
 ) -> list[BaseRoute]:
     links = {"/console": "Overview", "/console/models": "Models", "/console/reviews": "Reviews"}
     links |= {"/console/adaptation": "Adaptation"} if ports.adaptation is not None else {}
+    links |= {"/console/behaviour": "Behaviour"} if ports.behaviour is not None else {}
     links |= {"/console/costs": "Costs"} if ports.costs is not None else {}
     frame = Frame(ports.authorize, guard, settings, links | {"/console/calls": "Calls"})
     rooms = (LedgerPages(ports, frame), ModelPages(ports, frame), OperatingPages(ports, frame, changes))
     main = Pages(ports, changes, frame, settings, describe)
-    return [route for room in (*rooms, main) for route in room.routes()]
+    routes = [route for room in (*rooms, main) for route in room.routes()]
+    if ports.behaviour is not None:
+        words = AgentWords(ports.behaviour, changes, ports.sees)
+        routes += BehaviourPages(words, ports.ledger, frame).routes()
+    return routes
 
 
 async def _answer_problem(_: Request, error: Exception) -> Response:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from audit import LedgerHead, Record
 from controlplane.calls import Principal, RuleRef
+from controlplane.console.behaviour_views import BehaviourControl
 from controlplane.console.cost_views import CostsView
 from controlplane.console.drift_views import DriftView
 from controlplane.console.review_views import ReviewControl
@@ -306,3 +307,4 @@ class ConsolePorts:
     drift: DriftView | None = None
     replicas: Callable[[], Sequence[ReplicaShown]] = list
     adaptation: AdaptationControl | None = None
+    behaviour: BehaviourControl | None = None

@@ -33,6 +33,30 @@ def day(time_ms: float) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def moment(time_ms: float) -> str:
+    """The time of today, with its day for any other."""
+    at = datetime.fromtimestamp(time_ms / 1000, UTC)
+    return at.strftime("%H:%M:%S" if at.date() == datetime.now(UTC).date() else "%b %d, %H:%M")
+
+
+def fact_name(name: str) -> str:
+    """`likeness_ppm` is the likeness; units stand beside the value."""
+    for unit in ("_ppm", "_s"):
+        name = name.removesuffix(unit)
+    return name.replace("_", " ")
+
+
+def fact(value: float | str, name: str) -> str:
+    """A fact of a verdict with its unit, which its name ends with."""
+    if isinstance(value, str):
+        return value.replace("_", " ")
+    if name == "began_s":
+        return moment(value * 1000)
+    if name.endswith("_ppm"):
+        return f"{value / 1_000_000:.2f}"
+    return f"{value:,} s" if name.endswith("_s") else f"{value:,}"
+
+
 def milliseconds(microseconds: int) -> str:
     value = microseconds / 1000
     return f"{value:.1f} ms" if value < 100 else f"{value:,.0f} ms"  # noqa: PLR2004  three digits are enough
@@ -65,6 +89,9 @@ def size(count: float) -> str:
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "clock": clock,
     "day": day,
+    "moment": moment,
+    "fact": fact,
+    "fact_name": fact_name,
     "ms": milliseconds,
     "tone": tone,
     "short": short,

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.console.behaviour_views import BY_HAND, LeftAlone
 from controlplane.console.drift_views import SentReport
 from controlplane.console.ports import AdaptedShown, LearntView, ReplicaShown, RuleShown
 from tests.real.test_console_browser import Browser, a_busy_morning, browser, pictures, served
-from tests.unit.console.rooms import MINUTE_MS, Rooms, a_month_of_costs, evidence_at
+from tests.unit.console.rooms import MINUTE_MS, Rooms, a_held_agent, a_month_of_costs, evidence_at
 from tests.unit.console.world import OPERATOR, World, world
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
@@ -26,6 +27,7 @@ PAGES = {
     "model": "models/risk",
     "reviews": "reviews",
     "adaptation": "adaptation",
+    "behaviour": "behaviour",
     "costs": "costs",
     "calls": "calls",
 }
@@ -68,6 +70,39 @@ async def a_model_in_trouble(console: World) -> None:
         )
 
 
+async def agents_in_trouble(console: World, rooms: Rooms) -> None:
+    now_s = time.time()
+    rooms.behaviour.now = [
+        a_held_agent(agent="agent:night-batch", rule=BY_HAND, source="ledger:41", sort="operator", scope="", times=0,
+                     call_id="", facts={}, by="user:operator", reason="Its key was on a public page.",
+                     since_s=now_s - 4_000, until_s=now_s + 82_000),
+        a_held_agent(rule="payments.after-secrets", description="What was read from the most sensitive places does not"
+                     " leave by a payment in the same session.", since_s=now_s - 900, until_s=now_s + 900,
+                     facts={"began_s": round(now_s) - 1_700}),
+        a_held_agent(agent="agent:support", answer="step_up", rule="context.unlike", source="behaviour.yaml:58",
+                     sort="context", scope="agent", times=1, since_s=now_s - 60, until_s=now_s + 840,
+                     description="A call that changes the world, and is unlike what this agent asks for.",
+                     facts={"likeness_ppm": 312_000, "threshold_ppm": 550_000}),
+        a_held_agent(agent="agent:support", answer="throttle", rule="rate.habit", source="behaviour.yaml:12",
+                     sort="rate", scope="", times=1_204, since_s=now_s - 30, until_s=now_s + 180,
+                     description="More calls in a minute than this agent makes at this hour of the day.",
+                     facts={"window_s": 60, "calls": 1_246, "limit": 42}),
+    ]  # fmt: skip
+    rooms.behaviour.alone = [
+        LeftAlone(tenant="acme", agent="agent:night-batch", rule="costly.repeated", since_s=now_s - 600,
+                  until_s=now_s + 28_200, by="user:operator", reason="The quarter is being closed.")
+    ]  # fmt: skip
+    rooms.behaviour.unknown = 1
+    rooms.behaviour.rules = {held.rule for held in rooms.behaviour.now}
+    for held in rooms.behaviour.now[1:]:
+        said = {"rule": held.rule, "source": held.source, "sort": held.sort, "answer": held.answer, "tenant": "acme"}
+        said |= {"mode": "dry_run" if held.sort == "context" else "enforce", "change": "begins", "agent": held.agent}
+        body = said | {"call": "c1", "policy_revision": "r", "facts": dict(held.facts)}
+        await console.ledger.append(
+            "behaviour.verdict", {"behaviour": body | ({"scope": held.scope} if held.scope else {})}
+        )
+
+
 async def filled(console: World, rooms: Rooms, html: bytes) -> None:
     await a_busy_morning(console)
     await a_model_in_trouble(console)
@@ -99,6 +134,7 @@ async def filled(console: World, rooms: Rooms, html: bytes) -> None:
             rule="rss.isolate", subject="replica:10.0.0.8:8000", action="isolate", level=1, steps=1, ends_on="inspected"
         ),
     ]
+    await agents_in_trouble(console, rooms)
     assert rooms.desk is not None
     now_ms = round(time.time() * 1000)
     for step in range(STEPS):
@@ -213,4 +249,36 @@ async def test_a_search_finds_a_call_by_its_words(tmp_path: Path) -> None:
         await page.get_by_text("That is all there is.").wait_for()
         assert await page.get_by_role("row").count() == 2
         assert "/tool/open-the-vault" in await page.get_by_role("row").nth(1).inner_text()
+        assert chromium.complaints == []
+
+
+async def test_a_person_lifts_a_block_and_blocks_an_agent(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path)
+    async with (
+        world(tmp_path, rooms) as console,
+        served(console) as url,
+        browser(java_script_enabled=False) as chromium,
+    ):
+        await agents_in_trouble(console, rooms)
+        page = chromium.page
+        await chromium.sign_in(url)
+        await page.goto(f"{url}/console/behaviour")
+        row = page.get_by_role("row").filter(has_text="payments.after-secrets").first
+        await row.get_by_text("Lift", exact=True).first.click()
+        await page.get_by_label("How long payments.after-secrets leaves agent:analyst alone").select_option("3600")
+        await page.get_by_label("Reason to lift payments.after-secrets of agent:analyst").fill("the bank asked for it")
+        await looked_at(chromium, "behaviour-lift", pictures(tmp_path))
+        await row.get_by_role("button", name="Lift").click()
+        await page.get_by_label("Agent", exact=True).fill("agent:thief")
+        await page.get_by_label("Reason", exact=True).fill("its key was on a public page")
+        await page.get_by_role("button", name="Block").click()
+        await page.get_by_text("Behaviour of agents").wait_for()
+        assert [(what, word.agent, word.rule) for what, word, _ in rooms.behaviour.words] == [
+            ("lift", "agent:analyst", "payments.after-secrets"),
+            ("block", "agent:thief", BY_HAND),
+        ]
+        assert [said["change"]["reason"] for said in console.changes()] == [
+            "the bank asked for it",
+            "its key was on a public page",
+        ]
         assert chromium.complaints == []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from controlplane.calls import Principal
+from controlplane.console.behaviour_views import BY_HAND, AgentWord, HeldAgent, LeftAlone
 from controlplane.console.cost_views import BudgetView, CostView
 from controlplane.console.ports import AdaptedShown, LearntView, NotFound, ReplicaShown, RuleShown
 from controlplane.drift_desk import DriftDesk
@@ -85,6 +86,39 @@ class Adaptation:
         self.told.append((rule, subject, word, by.subject))
 
 
+@dataclass
+class Behaviour:
+    now: list[HeldAgent] = field(default_factory=list)
+    alone: list[LeftAlone] = field(default_factory=list)
+    rules: set[str] = field(default_factory=lambda: {"secret.egress", "rate.habit"})
+    unknown: int = 0
+    words: list[tuple[str, AgentWord, int]] = field(default_factory=list)
+
+    def held(self) -> Sequence[HeldAgent]:
+        return self.now
+
+    def left_alone(self) -> Sequence[LeftAlone]:
+        return self.alone
+
+    def unknown_rules(self) -> int:
+        return self.unknown
+
+    def knows(self, rule: str) -> bool:
+        return rule in {*self.rules, BY_HAND}
+
+    def now_s(self) -> float:
+        return 1_763_733_600.0
+
+    def lift(self, word: AgentWord, index: int) -> None:
+        self.words.append(("lift", word, index))
+        self.now = [
+            one for one in self.now if (one.tenant, one.agent, one.rule) != (word.tenant, word.agent, word.rule)
+        ]
+
+    def block(self, word: AgentWord, index: int) -> None:
+        self.words.append(("block", word, index))
+
+
 @dataclass(frozen=True)
 class Answered:
     id: str
@@ -114,6 +148,7 @@ class Rooms:
     selection: Selection = field(default_factory=Selection)
     adaptation: Adaptation = field(default_factory=Adaptation)
     reviews: Reviews = field(default_factory=Reviews)
+    behaviour: Behaviour = field(default_factory=Behaviour)
     servers: list[ReplicaShown] = field(default_factory=list)
     desk: DriftDesk | None = None
 
@@ -124,9 +159,28 @@ class Rooms:
             "selection": self.selection,
             "adaptation": self.adaptation,
             "reviews": self.reviews,
+            "behaviour": self.behaviour,
             "drift": self.desk,
             "replicas": lambda: self.servers,
         }
+
+
+def a_held_agent(**changes: Any) -> HeldAgent:
+    whole: dict[str, Any] = {
+        "tenant": "acme",
+        "agent": "agent:analyst",
+        "answer": "block",
+        "rule": "secret.egress",
+        "source": "behaviour.yaml:36",
+        "sort": "sequence",
+        "scope": "session:5f1c",
+        "since_s": 1_763_733_000.0,
+        "until_s": 1_763_735_000.0,
+        "times": 3,
+        "call_id": "c1",
+        "facts": {"began_s": 1_763_732_000},
+    }
+    return HeldAgent(**whole | changes)
 
 
 def a_month_of_costs() -> Costs:

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from controlplane.console.ports import LearntView, ReplicaShown
-from tests.unit.console.rooms import Rooms, a_month_of_costs
+from tests.unit.console.rooms import Rooms, a_held_agent, a_month_of_costs
 from tests.unit.console.world import World, world
 
 PAGES = {
@@ -17,6 +17,7 @@ PAGES = {
     "/console/models/risk/reports/e1": "/api/models",
     "/console/reviews": "/api/selection",
     "/console/adaptation": "/api/console",
+    "/console/behaviour": "/api/behaviour",
     "/console/costs": "/api/costs",
     "/console/calls": "/api/calls",
 }
@@ -73,6 +74,7 @@ async def test_strangers_words_are_escaped_everywhere(tmp_path: Path) -> None:
     rooms = Rooms(tmp_path)
     async with world(tmp_path, rooms) as console:
         await console.call(subject=HOSTILE, name=HOSTILE, operation=HOSTILE)
+        rooms.behaviour.now = [a_held_agent(agent=HOSTILE, description=HOSTILE, facts={HOSTILE: HOSTILE})]
         rooms.servers = [ReplicaShown(backend="tfs", name=HOSTILE, models=("risk",), state="ready", reason=HOSTILE)]
         rooms.selection.known = [
             LearntView(
@@ -86,7 +88,7 @@ async def test_strangers_words_are_escaped_everywhere(tmp_path: Path) -> None:
                                 "tolerated": 0.1, "crossings": 0}],
         )  # fmt: skip
         client = await signed_in(console)
-        for path in ("models", "models/risk", "reviews", f"calls?q={HOSTILE}"):
+        for path in ("models", "models/risk", "reviews", "behaviour", f"calls?q={HOSTILE}"):
             page = (await client.get(f"/console/{path}")).text
             assert HOSTILE not in page, path
             assert "&lt;script&gt;" in page, path
