@@ -1,8 +1,10 @@
 """Copies of predictions for a version that nobody depends on yet: asked, compared, thrown away.
 
-The caller has its whole answer before its copy goes anywhere. A copy is dropped when too many are under way or the
-model has much to do: copies are the first that go. What came of them is counted, and goes into the ledger as sums from
-time to time; a copy is nobody's call and has no outcome of its own. Fails open: nothing in here can fail a call.
+The caller has its whole answer before its copy goes anywhere; only where the version that should answer is held or its
+breaker open, a copy for a version on trial goes while a fallback answers. A copy is dropped when too many are under way
+or the model has much to do: copies are the first that go. What came of them is counted, and goes into the ledger as
+sums from time to time; a copy is nobody's call and has no outcome of its own. What a version on trial answered is shown
+to the monitor as well. Fails open: nothing in here can fail a call.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import anyio.abc
 import numpy as np
 from pydantic import BaseModel, Field
 
+from controlplane.drift.observed import Copied
 from inference.backend import Backend, BackendRequest
 from inference.errors import BackendError
 from inference.tfserving.predict import decode_predict
@@ -28,6 +31,7 @@ from inference.tfserving.wire import WireError
 KIND = "shadow.summary"
 LEAST_URGENT = 9
 NEAR_RELATIVE, NEAR_ABSOLUTE = 0.01, 0.001
+ROWS_AT_FAULT = "rows_out_of_range"  # a copy that the guard of rows keeps back says nothing of the version
 log = logging.getLogger(__name__)
 
 Append = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
@@ -45,10 +49,13 @@ class ShadowSettings(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True, slots=True)
 class Copy:
+    """``version`` should answer the caller, and answered ``answer``; None where it was not asked."""
+
     backend: Backend
     request: BackendRequest
-    version: int  # that answered the caller
-    answer: bytes
+    version: int
+    answer: bytes | None
+    on_trial: bool = False
 
 
 @dataclass(slots=True)
@@ -78,22 +85,26 @@ Observe = Callable[[str, str, int, int], None]  # model, outcome, rows, rows tha
 def unobserved(model: str, outcome: str, rows: int, agreed: int) -> None: ...
 
 
+def unkept(copied: Copied) -> None:
+    """Nobody watches."""
+
+
 @dataclass
 class Shadows:
-    """``run`` must be running for copies to go anywhere."""
+    """``run`` must be running for copies to go anywhere. ``keep`` is told what versions on trial answered."""
 
     settings: ShadowSettings = field(default_factory=ShadowSettings)
     observe: Observe = unobserved
     wall_clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    keep: Callable[[Copied], None] = unkept
     tallies: dict[Pair, Tally] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._under_way = 0
 
-    async def copying(
-        self, chunks: AsyncGenerator[bytes], backend: Backend, request: BackendRequest, version: int, busy: int
-    ) -> AsyncGenerator[bytes]:
+    async def copying(self, chunks: AsyncGenerator[bytes], copy: Copy, busy: int) -> AsyncGenerator[bytes]:
         """``chunks`` as they are; after the last one the copy is offered. An answer that breaks off is not copied."""
         kept = bytearray()
         async with aclosing(chunks):
@@ -101,7 +112,7 @@ class Shadows:
                 if len(kept) <= self.settings.compared_bytes:
                     kept += chunk
                 yield chunk
-        self._offer(Copy(backend, request, version, bytes(kept)), busy)
+        self.offer(replace(copy, answer=bytes(kept)), busy)
 
     async def run(self, append: Append) -> None:
         """Until cancelled; what is not in the ledger then is written at the end."""
@@ -138,7 +149,7 @@ class Shadows:
         for name in ("answered", "failed", "dropped", "rows", "agreed", "difference_micro"):
             setattr(new, name, getattr(new, name) + getattr(old, name))
 
-    def _offer(self, copy: Copy, busy: int) -> None:
+    def offer(self, copy: Copy, busy: int) -> None:
         if self._tasks is None or self._under_way >= self.settings.workers or busy >= self.settings.busy_calls:
             self._note(copy, "dropped")
             return
@@ -157,14 +168,26 @@ class Shadows:
     async def _compare(self, copy: Copy) -> None:
         timeout_s = min(self.settings.timeout_s, copy.request.timeout_s)
         asked = replace(copy.request, priority=LEAST_URGENT, timeout_s=timeout_s, scope="")
+        began_s = self.monotonic()
         try:
             async with copy.backend.send(asked) as reply, aclosing(reply.chunks) as chunks:
                 answer = b"".join([chunk async for chunk in chunks])
-        except BackendError:
+        except BackendError as error:
             self._note(copy, "failed")
+            if error.reason != ROWS_AT_FAULT:
+                self._show(copy, began_s, failed=error.reason)
             return
-        is_short = max(len(answer), len(copy.answer)) <= self.settings.compared_bytes
-        self._note(copy, "answered", agreement(copy.answer, answer) if is_short else None)
+        self._show(copy, began_s, answer)
+        is_alike = copy.answer is not None and max(len(answer), len(copy.answer)) <= self.settings.compared_bytes
+        self._note(copy, "answered", agreement(copy.answer, answer) if is_alike and copy.answer is not None else None)
+
+    def _show(self, copy: Copy, began_s: float, answer: bytes = b"", failed: str = "") -> None:
+        if not copy.on_trial:
+            return
+        request, took_us = copy.request, int((self.monotonic() - began_s) * 1e6)
+        version = request.version or 0
+        said = request.call_id, self._now_ms(), request.target, version, took_us, failed, request.body, answer
+        self.keep(Copied(*said))
 
     def _note(self, copy: Copy, outcome: str, found: Agreement | None = None) -> None:
         pair = (copy.request.target, copy.version, copy.request.version or 0)

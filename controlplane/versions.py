@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from controlplane.shadow import Shadows
+from controlplane.shadow import Copy, Shadows
 from inference.backend import Backend, BackendReply, BackendRequest
 from inference.errors import BackendRejected, BackendUnavailable
 from inference.tfserving.checks import Misfit, check_request
@@ -65,7 +65,12 @@ class AtVersion:
             except BackendUnavailable as error:
                 if error.reason not in NOTHING_DONE:
                     raise
-        return await self._ask(request, served, last, opened)
+        try:
+            return await self._ask(request, served, last, opened)
+        except BackendUnavailable as error:
+            if error.reason in NOTHING_DONE:
+                self._copy_unanswered(request, served, last)
+            raise
 
     async def _ask(self, request: BackendRequest, served: Served, version: int, opened: AsyncExitStack) -> BackendReply:
         self._require_fit(request, version)
@@ -88,14 +93,26 @@ class AtVersion:
             raise BackendRejected("invalid_argument", str(error)) from None
 
     def _with_copy(self, request: BackendRequest, served: Served, version: int, reply: BackendReply) -> BackendReply:
+        copy = self._copy(request, served, version)
+        if copy is None:
+            return reply
+        return replace(reply, chunks=self.shadows.copying(reply.chunks, copy, self.deployment.running(request.target)))
+
+    def _copy(self, request: BackendRequest, served: Served, version: int) -> Copy | None:
+        """The copy of a call that is ``version``'s, if it is one of those that are copied."""
         shadow = served.shadow
         if shadow is None or shadow.version == version or request.operation != COPIED:
-            return reply
+            return None
         if share(request.call_id) >= shadow.percent * STEPS // 100:
-            return reply
-        copy = replace(request, version=shadow.version, label=None)
-        busy = self.deployment.running(request.target)
-        return replace(reply, chunks=self.shadows.copying(reply.chunks, self.inner, copy, version, busy))
+            return None
+        asked = replace(request, version=shadow.version, label=None)
+        return Copy(self.inner, asked, version, None, shadow.on_trial)
+
+    def _copy_unanswered(self, request: BackendRequest, served: Served, version: int) -> None:
+        """A challenger is most often tried while its champion is held: else it would be shown no call at all."""
+        copy = self._copy(request, served, version)
+        if copy is not None and copy.on_trial:
+            self.shadows.offer(copy, self.deployment.running(request.target))
 
 
 def versions_for(deployment: Deployment, request: BackendRequest, served: Served) -> Sequence[int]:

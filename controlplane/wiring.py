@@ -152,7 +152,7 @@ class ControlPlane:
             tasks.start_soon(self.fleet.pools.watch)
             await self._heal(tasks)
             tasks.start_soon(self.adapting.loop.run)
-            self.fleet.shadows.observe = self.metrics.observe_shadow
+            self.fleet.shadows.observe, self.fleet.shadows.keep = self.metrics.observe_shadow, self.observations.keep
             tasks.start_soon(self.fleet.shadows.run, self.ledger.append)
             tasks.start_soon(self._gauges().keep_reporting)
             self._stack = stack.pop_all()

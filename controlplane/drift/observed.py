@@ -1,4 +1,5 @@
-"""What the gateway hands to the monitor: predictions as they passed, labels, and what was seen of a call beside them.
+"""What the gateway hands to the monitor: predictions as they passed, what a challenger made of copies of them, labels,
+and what was seen of a call beside them.
 
 Made on the call path, where making one takes a fraction of a microsecond, and written as msgpack without a second
 shape in between: an item is an array whose first value says what it is. Bytes stay bytes; whoever reads them pays for
@@ -41,6 +42,27 @@ class Passed(msgspec.Struct, frozen=True, array_like=True, tag="prediction", gc=
         }
 
 
+class Copied(msgspec.Struct, frozen=True, array_like=True, tag="copy", gc=False):
+    """What a version that answers nobody made of a copy of a call: ``reply``, or why there is none in ``failed``."""
+
+    call_id: str
+    at_ms: int
+    model: str
+    version: int
+    latency_us: int
+    failed: str
+    request: bytes
+    reply: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.request) + len(self.reply)
+
+    def as_json(self) -> dict[str, Any]:
+        encoded = {name: base64.b64encode(getattr(self, name)).decode() for name in ("request", "reply")}
+        return _plain(self) | encoded
+
+
 class Label(msgspec.Struct, frozen=True, array_like=True, tag="label", gc=False):
     """Ground truth for row ``row`` of the prediction with id ``call_id``."""
 
@@ -75,7 +97,7 @@ class Signals(msgspec.Struct, frozen=True, array_like=True, tag="signals", gc=Fa
         return _plain(self)
 
 
-Item = Passed | Label | Signals
+Item = Passed | Copied | Label | Signals
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -31,6 +31,22 @@ class Prediction:
     confidence: NDArray[np.float64] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CopiedCall:
+    """What a version that answers nobody made of a copy of one call. Arrays as in ``Prediction``; without rows where it
+    ``failed``. ``number`` grows with every copy that is kept; 0 before.
+    """
+
+    call_id: str
+    model: str
+    version: int
+    latency_us: int
+    failed: str
+    inputs: NDArray[np.float64]
+    predicted: NDArray[np.int64]
+    number: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
     """What turned out to be true for one row of a call."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controlplane.drift.rows import PRIMARY, LabelledRow, Prediction
+from controlplane.drift.rows import PRIMARY, CopiedCall, LabelledRow, Prediction
 from controlplane.drift.watch import Counted
 
 SCHEMA = """
@@ -31,6 +31,11 @@ CREATE TABLE IF NOT EXISTS labelled (
   predicted INTEGER NOT NULL, label INTEGER NOT NULL, counted INTEGER NOT NULL DEFAULT 0, UNIQUE (call_id, row)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS labelled_by_model ON labelled (model, number);
+CREATE TABLE IF NOT EXISTS copied (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, call_id TEXT NOT NULL, model TEXT NOT NULL, version INTEGER NOT NULL,
+  latency_us INTEGER NOT NULL, failed TEXT NOT NULL, inputs BLOB NOT NULL, predicted BLOB NOT NULL,
+  UNIQUE (call_id, version)
+) STRICT;
 CREATE TABLE IF NOT EXISTS document (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
 """
 
@@ -190,6 +195,39 @@ class MonitorStore:
         versions = np.array([row[4] if row[5] == PRIMARY else 0 for row in found], dtype=np.int64)
         return Answers(numbers, inputs, labels, predicted, versions)
 
+    def keep_copy(self, copy: CopiedCall) -> None:
+        self._connection.execute(
+            "INSERT OR IGNORE INTO copied (call_id, model, version, latency_us, failed, inputs, predicted)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                copy.call_id,
+                copy.model,
+                copy.version,
+                copy.latency_us,
+                copy.failed,
+                copy.inputs.astype(np.float64, copy=False).tobytes(),
+                copy.predicted.astype(np.int64, copy=False).tobytes(),
+            ),
+        )
+
+    def copies(self, model: str, version: int, after: int, limit: int = 1_000) -> list[CopiedCall]:
+        """What ``version`` made of copies, the first ``limit`` that follow number ``after``."""
+        query = (
+            "SELECT number, call_id, latency_us, failed, inputs, predicted FROM copied"
+            " WHERE model = ? AND version = ? AND number > ? ORDER BY number LIMIT ?"
+        )
+        found = self._connection.execute(query, (model, version, after, limit)).fetchall()
+        return [_copied(model, version, columns) for columns in found]
+
+    def copied_answers(self, model: str, version: int, after: int) -> dict[int, int]:
+        """The labelled rows after number ``after`` that were copied: their numbers, and the classes of ``version``."""
+        query = (
+            "SELECT l.number, l.row, c.predicted FROM labelled l JOIN copied c USING (call_id, model)"
+            " WHERE l.model = ? AND l.number > ? AND c.version = ? AND c.failed = ''"
+        )
+        found = self._connection.execute(query, (model, after, version))
+        return {number: int(np.frombuffer(classes, np.int64)[row]) for number, row, classes in found}
+
     def last_number(self, model: str) -> int:
         """Number of the newest labelled row of ``model``; 0 before the first."""
         query = "SELECT max(number) FROM labelled WHERE model = ?"
@@ -203,12 +241,27 @@ class MonitorStore:
         return _columns(self._connection.execute(query, (model, number, limit)).fetchall())[1]
 
     def forget(self, *, predictions: int, labelled: int) -> None:
-        """Keep only the newest so many of each."""
-        for table, kept in (("prediction", predictions), ("labelled", labelled)):
+        """Keep only the newest so many of each, and as many copies as predictions."""
+        for table, kept in (("prediction", predictions), ("copied", predictions), ("labelled", labelled)):
             self._connection.execute(
                 f"DELETE FROM {table} WHERE number <= (SELECT max(number) FROM {table}) - ?",  # noqa: S608 - our own names
                 (kept,),
             )
+
+
+def _copied(model: str, version: int, columns: tuple[int, str, int, str, bytes, bytes]) -> CopiedCall:
+    number, call_id, latency_us, failed, inputs, predicted = columns
+    classes = np.frombuffer(predicted, np.int64)
+    return CopiedCall(
+        call_id=call_id,
+        model=model,
+        version=version,
+        latency_us=latency_us,
+        failed=failed,
+        inputs=np.frombuffer(inputs, np.float64).reshape(len(classes), -1) if len(classes) else np.empty((0, 0)),
+        predicted=classes,
+        number=number,
+    )
 
 
 def _columns(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -77,9 +78,17 @@ class HttpClient:
                 status = reply.status
             if status >= SERVER_ERROR or status in (401, 403, TOO_MANY_REQUESTS):
                 # A refused token may be an expired one: the file is read again next time.
-                raise GatewayUnavailable(f"{path} answered {status}: {body[:500]!r}")
+                raise GatewayUnavailable(f"{path} answered {status}: {body[:500]!r}", _reason(body))
             if status >= 400:  # noqa: PLR2004 - the rest of HTTP's client errors
                 raise TransitionRefused(f"{path} answered {status}: {body[:500]!r}")
             return decoded(reply.content_type, body)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise GatewayUnavailable(f"{path}: {error}") from error
+
+
+def _reason(body: bytes) -> str:
+    """The stable word of a problem document, "" for anything else."""
+    try:
+        return str(json.loads(body)["reason"])
+    except (ValueError, KeyError, TypeError):
+        return ""

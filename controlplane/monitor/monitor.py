@@ -12,7 +12,7 @@ from typing import Any
 from controlplane.drift.rows import PRIMARY, Join, Label, Prediction
 from controlplane.drift.store import MonitorStore
 from controlplane.monitor.client import Client, Page
-from controlplane.monitor.reading import call_signals, label_from, prediction_from
+from controlplane.monitor.reading import call_signals, copy_from, label_from, prediction_from
 from controlplane.monitor.settings import MonitorSettings, WatchedModel
 from controlplane.monitor.watching import Watching
 from controlplane.retraining.loop import (
@@ -129,6 +129,9 @@ class Monitor:
                 loop = self.loops.get(observation["model"])
                 self.watching.take_signals(observation, None if loop is None else loop.course.version)
                 return
+            if observation["kind"] == "copy":
+                self._keep_copy(observation)
+                return
             if observation["kind"] == "label":
                 found: Label | Prediction = label_from(observation)
             elif observation["model"] in self._models:
@@ -143,6 +146,11 @@ class Monitor:
             self._watch(found, call_signals(observation))
         else:
             self._match(found)
+
+    def _keep_copy(self, observation: Mapping[str, Any]) -> None:
+        loop = self.loops.get(observation["model"])
+        if loop is not None and loop.tries(int(observation["version"])):
+            self.store.keep_copy(copy_from(observation, self._models[observation["model"]]))
 
     def _expect(self, prediction: Prediction) -> None:
         if prediction.model not in self.loops:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controlplane.drift.rows import Label, Prediction
+from controlplane.drift.rows import CopiedCall, Label, Prediction
 from controlplane.monitor.settings import WatchedModel
 from controlplane.retraining.scoring import classes_of
-from inference.tfserving.tensors import read
-from inference.tfserving.wire import PredictRequest, PredictResponse, parse
+from inference.tfserving.tensors import TensorError, read
+from inference.tfserving.wire import PredictRequest, PredictResponse, WireError, parse
 
 MICRO = 1_000_000
 
@@ -72,6 +72,25 @@ def prediction_from(observation: Mapping[str, Any], model: WatchedModel) -> Pred
         inputs=inputs,
         predicted=predicted,
         confidence=confidence,
+    )
+
+
+def copy_from(observation: Mapping[str, Any], model: WatchedModel) -> CopiedCall:
+    """An answer that cannot be understood is none."""
+    inputs, predicted, failed = np.empty((0, 0)), np.empty(0, np.int64), str(observation["failed"])
+    if not failed:
+        try:
+            inputs, predicted, _ = decode(_bytes(observation["request"]), _bytes(observation["reply"]), model)
+        except (WireError, TensorError, ValueError, KeyError):
+            failed = "not_understood"
+    return CopiedCall(
+        call_id=str(observation["call_id"]),
+        model=model.name,
+        version=int(observation["version"]),
+        latency_us=int(observation["latency_us"]),
+        failed=failed,
+        inputs=inputs,
+        predicted=predicted,
     )
 
 

@@ -29,6 +29,25 @@ class ActingSettings(BaseModel, frozen=True, extra="forbid"):
         description="Labelled rows without proof that the fallback is better; then a human is asked.",
     )
     jobs_per_day: int = Field(default=3, ge=1, description="Training jobs of one model in 24 hours at most (count).")
+    shadow_percent: int = Field(
+        default=10,
+        ge=0,
+        le=100,
+        description="Share of the calls that are copied to a challenger in its shadow (percent). 0: none, and it is"
+        " compared by its files alone.",
+    )
+    shadow_rows: int = Field(
+        default=200, ge=1, description="Rows of copies that its server must have answered before it may answer anybody."
+    )
+    shadow_bad_ppm: int = Field(
+        default=10_000,
+        ge=0,
+        lt=1_000_000,
+        description="Share, in millionths, of copies that may fail, and of their rows that may differ from its files.",
+    )
+    shadow_slow_s: float = Field(
+        default=0.8, gt=0, description="Seconds from which an answer to a copy is slow; one in five may be."
+    )
     canary_percents: tuple[int, ...] = Field(
         default=(1, 10, 50),
         description="Shares of the agents that a challenger gets, one after the other (percent). None: no canary.",

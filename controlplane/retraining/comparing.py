@@ -1,12 +1,12 @@
 """Two models on the same labelled rows: champion and challenger, or champion and fallback.
 
-A row that was answered by one of them counts with the answer that was given; the other's answer is computed here. So a
-server that answers differently from the files that were scored is seen as soon as the canary answers anybody.
+A row that was answered by one of them counts with the answer that was given, be it to a copy; the other's answer is
+computed here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +26,20 @@ def none_broken(version: int, inputs: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.zeros(len(inputs), bool)
 
 
-def errors_of(answers: Answers, version: int, directory: Path, score: Score) -> NDArray[np.int64]:
-    """(n,) 1 where ``version`` was wrong, or would have been. ``version`` 0: it has answered nothing itself.
+def errors_of(
+    answers: Answers, version: int, directory: Path, score: Score, copied: Mapping[int, int] | None = None
+) -> NDArray[np.int64]:
+    """(n,) 1 where ``version`` was wrong, or would have been. ``version`` 0: it has answered nothing itself. ``copied``
+    has what it answered to copies, by the number of the row.
 
     Raises:
         ScoringFailed: ``directory`` cannot be scored.
     """
     given = answers.predicted.copy()
     other = answers.versions != version if version else np.ones(len(answers), bool)
+    for place, number in enumerate(answers.numbers.tolist() if copied else ()):
+        if copied and other[place] and number in copied:
+            given[place], other[place] = copied[number], False
     if other.any():
         given[other] = score(directory, answers.inputs[other])
     return np.asarray(given != answers.labels, np.int64)

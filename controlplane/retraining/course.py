@@ -39,7 +39,8 @@ class Course:
     gated_upto: int = 0
     gate: dict[str, Any] | None = None
     stage: int = 0
-    live: int = 0  # rows of this stage that the challenger answered itself
+    live: int = 0  # rows of this stage that the challenger answered itself, in its shadow those that were copied
+    trial: dict[str, Any] | None = None  # what its server made of copies; None: nothing is copied
     fallback_gate: dict[str, Any] | None = None
     fallback_upto: int = 0
     jobs_ms: list[int] = field(default_factory=list)  # when the trainings of the last day began

@@ -30,10 +30,12 @@ from controlplane.retraining.promotion import PromotionGate, Ruling, resumed_gat
 from controlplane.retraining.scoring import Score, ScoringFailed
 from controlplane.retraining.settings import PromotionSettings, TrainingSettings
 from controlplane.retraining.trainer import Candidate, Progress, Trainer, TrainingError, TrainingJob
+from controlplane.retraining.trial import Trial, resumed_trial, rows_of
 from controlplane.retraining.versions import Versions
 
 WATCHED = {State.LEARNING, State.HEALTHY, State.WARN, State.DATA_FAULT}
 DAY_MS = 24 * 3600 * 1000
+LOAD_FAILED = "load_failed"  # the gateway's word for a model server that has tried and will not load a version
 ANSWERS = {"healthy": Event.REVIEWED, "fallback": Event.FALLBACK_CHOSEN, "retrain": Event.RETRAIN_GRANTED}
 """What a human may answer while a version is degraded."""
 
@@ -43,7 +45,13 @@ Describe = Callable[[int, NDArray[np.float64]], None]
 
 
 class GatewayUnavailable(Exception):
-    """The gateway did not answer; the move stays pending and is asked again."""
+    """The gateway did not answer, or could not do it; the move stays pending and is asked again. ``reason`` is its word
+    for it, if it said one.
+    """
+
+    def __init__(self, detail: str, reason: str = "") -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 class TransitionRefused(Exception):
@@ -207,14 +215,30 @@ class ModelLoop:
         pending = self.course.pending
         if pending is None:
             return
-        if pending["to"] in (State.CANARY, State.PROMOTED):
+        is_trial = pending["to"] == State.SHADOW and "percent" in pending
+        if is_trial or pending["to"] in (State.CANARY, State.PROMOTED):
             self._publish(pending["new_version"])
-        await self.ports.gateway.ask(self.course.model, pending)
+        try:
+            await self.ports.gateway.ask(self.course.model, pending)
+        except GatewayUnavailable as error:
+            if not is_trial or error.reason != LOAD_FAILED:
+                raise
+            self._refuse_trial(error.reason)  # recorded, and its server will not have it: that is an answer
         if pending["to"] == State.ROLLED_BACK and self.course.new_version is not None:
             self.versions.withdraw(self.course.new_version)
         evidence = pending["evidence"]
         self._entered(self.course.acknowledge(), evidence)
         self._save()
+
+    def tries(self, version: int) -> bool:
+        """Whether copies of calls go to ``version`` now."""
+        course = self.course
+        asked = course.state is State.RETRAINING and course.pending is not None
+        return course.trial is not None and course.new_version == version and (course.state is State.SHADOW or asked)
+
+    def _refuse_trial(self, reason: str) -> None:
+        if self.course.trial is not None:
+            self.course.trial["refused"] = reason
 
     def _publish(self, version: int) -> None:
         course = self.course
@@ -243,6 +267,8 @@ class ModelLoop:
             case Event.RETRAIN_GRANTED:
                 course.attempt = 0
                 course.asked.clear()
+            case Event.TRAINED:
+                course.live = 0
             case Event.SHADOW_PASSED:
                 self._begin_stage(0)
             case Event.STEP_PASSED:
@@ -401,7 +427,10 @@ class ModelLoop:
             candidate = task.result()
         except TrainingError as error:
             return self._move(Event.TRAINING_FAILED, {"cause": error.reason})
-        return self._move(Event.TRAINED, {**candidate.facts, **self._report_evidence()})
+        percent = self.settings.acting.shadow_percent or None
+        since = self.ports.store.last_number(self.course.model)
+        self.course.trial = None if percent is None else Trial(since).snapshot()
+        return self._move(Event.TRAINED, {**candidate.facts, **self._report_evidence()}, percent)
 
     def _job(self) -> TrainingJob:
         """The job and its rows on disk; the same every time it is asked for."""
@@ -423,31 +452,70 @@ class ModelLoop:
         )
 
     def _compare(self) -> bool:
-        """Champion and challenger on rows that the challenger was not trained on; in a canary, on those of its step."""
+        """Champion and challenger on rows that the challenger was not trained on; in a canary, on those of its step.
+
+        In its shadow, what its server makes of copies counts besides.
+        """
         course = self.course
         if course.new_version is None:
-            return False
-        rows = self._rows(course.version, course.gated_upto)
-        if not len(rows):
             return False
         candidate = self.versions.candidate(course.new_version, course.job_key)
         if candidate is None:
             return self._move(Event.LOST, {"cause": "candidate_missing"})
-        gate = self._step_gate()
+        gate, trial = self._step_gate(), self._trial()
         try:
-            champion = errors_of(rows, course.version, self.versions.directory(course.version), self.ports.score)
-            challenger = errors_of(rows, course.new_version, candidate.directory, self.ports.score)
+            is_new = self._feed(gate, candidate, course.new_version)
+            is_new |= trial is not None and self._count_copies(trial, candidate)
         except ScoringFailed:
             return self._move(Event.LOST, {"cause": "scoring_failed"})
+        if gate.ruling not in (Ruling.OPEN, Ruling.PROMOTE):
+            return self._move(Event.LOST, {"cause": str(gate.ruling), **self._gate_evidence(gate)})
+        if fault := self._fault_of(trial):
+            return self._move(Event.LOST, {"cause": fault, **self._gate_evidence(gate)})
+        if gate.ruling is Ruling.OPEN or not (trial is None or trial.is_passed(self.settings.acting)):
+            if is_new:
+                self._save()
+            return False
+        return self._go_further(gate, candidate)
+
+    def _feed(self, gate: PromotionGate, candidate: Candidate, version: int) -> bool:
+        """Show the gate the rows that came since; whether there were any. Raises ``ScoringFailed``."""
+        course = self.course
+        if gate.is_closed:
+            return False
+        rows = self._rows(course.version, course.gated_upto)
+        if not len(rows):
+            return False
+        copied: dict[int, int] = {}
+        if course.state is State.SHADOW and course.trial is not None:
+            copied = self.ports.store.copied_answers(course.model, version, course.gated_upto)
+        champion = errors_of(rows, course.version, self.versions.directory(course.version), self.ports.score)
+        challenger = errors_of(rows, version, candidate.directory, self.ports.score, copied)
         feed(gate, champion, challenger)
         course.gate, course.gated_upto = gate.snapshot(), int(rows.numbers[-1])
-        course.live += live_rows(rows, course.new_version)
-        if gate.ruling is Ruling.OPEN:
-            self._save()
-            return False
-        if gate.ruling is not Ruling.PROMOTE:
-            return self._move(Event.LOST, {"cause": str(gate.ruling), **self._gate_evidence(gate)})
-        return self._go_further(gate, candidate)
+        course.live += live_rows(rows, version) + len(copied.keys() & set(rows.numbers.tolist()))
+        return True
+
+    def _trial(self) -> Trial | None:
+        trial = self.course.trial
+        return None if trial is None or self.course.state is not State.SHADOW else resumed_trial(trial)
+
+    def _count_copies(self, trial: Trial, candidate: Candidate) -> bool:
+        """What its server answered since, against its files; whether there was any. Raises ``ScoringFailed``."""
+        copies = self.ports.store.copies(self.course.model, candidate.version, trial.upto)
+        inputs = rows_of(copies)
+        expected = self.ports.score(candidate.directory, inputs) if len(inputs) else np.empty(0, np.int64)
+        ends = np.cumsum([len(copy.inputs) for copy in copies])[:-1]
+        for copy, classes in zip(copies, np.split(expected, ends), strict=True) if copies else ():
+            trial.count(copy, classes, self.settings.acting.shadow_slow_s)
+        self.course.trial = trial.snapshot()
+        return bool(copies)
+
+    def _fault_of(self, trial: Trial | None) -> str:
+        if trial is None:
+            return ""
+        labelled = self.ports.store.count_after(self.course.model, trial.since)
+        return trial.fault(self.settings.acting, labelled)
 
     def _step_gate(self) -> PromotionGate:
         course, promotion, acting = self.course, self.settings.promotion, self.settings.acting
@@ -466,8 +534,11 @@ class ModelLoop:
         return self._move(Event.WON, {**evidence, **self._new_reference(candidate)})
 
     def _gate_evidence(self, gate: PromotionGate) -> Evidence:
+        trial = self._trial()
+        if trial is not None:
+            return {**gate.evidence(), **trial.evidence(), "shadow_traffic": "on", "shadow_rows": self.course.live}
         if self.course.state is State.SHADOW:
-            return gate.evidence()
+            return {**gate.evidence(), "shadow_traffic": "off"}
         percent = self.settings.acting.canary_percents[self.course.stage]
         return {**gate.evidence(), "canary_percent": percent, "canary_rows": self.course.live}
 

@@ -158,7 +158,12 @@ class Stage:
                 "code": [str(trainer / "train.py"), str(trainer / "network.py")],
                 "rows_after_change": 800,  # the default waits for 2,000; a story should not
             },
-            "acting": {"fallback": str(self.folder / "light/risk-baseline/1"), "canary_rows": 100},
+            "acting": {
+                "fallback": str(self.folder / "light/risk-baseline/1"),
+                "shadow_percent": 100,  # in a story there are few calls, of many rows each
+                "shadow_rows": 100,
+                "canary_rows": 100,
+            },
             "blocks": {"rows_per_principal": 50},
         }
         return {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from controlplane.calls import Call, Decision, Effect, Principal, Receipt
-from controlplane.drift.observed import decode_page
+from controlplane.drift.observed import Copied, decode_page
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.outcome import Outcome
 from controlplane.observations import PAGE_BYTES, Label, Observations
@@ -152,10 +152,11 @@ def test_the_packed_page_says_the_same_as_the_one_for_people() -> None:
     watching.take_labels([Label("e1", 0, 1)])
     failed = outcome("timeout")
     watching.observe(admission(2), failed, recorded=True)
+    watching.keep(Copied("e1", 2, "risk", 3, 900, "", b"\x00asked", b"\xffsaid"))
     page, said = decode_page(watching.packed(0, 10)), watching.page(0, 10)
     assert [{"seq": seq, **item.as_json()} for seq, item in enumerate(page.items, page.first)] == said["observations"]
-    assert (page.next, page.lost, page.boot) == (said["next"], said["lost"], said["boot"]) == (3, 0, page.boot)
-    assert decode_page(watching.packed(3, 10)).items == []
+    assert (page.next, page.lost, page.boot) == (said["next"], said["lost"], said["boot"]) == (4, 0, page.boot)
+    assert decode_page(watching.packed(4, 10)).items == []
 
 
 def test_each_life_has_a_name_of_its_own() -> None:

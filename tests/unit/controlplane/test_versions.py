@@ -14,6 +14,7 @@ import anyio.lowlevel
 import numpy as np
 import pytest
 
+from controlplane.drift.observed import Copied
 from controlplane.shadow import Shadows, ShadowSettings, Tally, agreement
 from controlplane.versions import AtVersion, share, tries_canary
 from inference.backend import BackendReply, BackendRequest
@@ -299,6 +300,64 @@ async def test_an_answer_that_breaks_off_is_not_copied(world: World) -> None:
         with pytest.raises(BackendUnavailable, match="cut"):
             await world.ask()
     assert len(world.backend.asked) == 1
+
+
+def on_trial(world: World) -> list[Copied]:
+    """What is shown of the copies for version 3, which answers nobody."""
+    shown: list[Copied] = []
+    world.serve(shadow=Shadow(3, 100, on_trial=True))
+    world.shadows.keep = shown.append
+    return shown
+
+
+async def test_what_a_version_on_trial_answers_is_shown_with_the_call_it_is_a_copy_of(world: World) -> None:
+    shown, times = on_trial(world), iter((10.0, 10.25))
+    world.shadows.monotonic, world.shadows.wall_clock = lambda: next(times), lambda: 7.0
+    world.backend.answers[3] = answer(y=[[0.9, 0.1]])
+    async with running(world):
+        assert (await world.ask(call_id="the call")).served_by == "risk/1"
+    body = encode_predict("risk", {"x": X})
+    assert shown == [Copied("the call", 7_000, "risk", 3, 250_000, "", body, answer(y=[[0.9, 0.1]]))]
+
+
+async def test_while_the_champion_is_held_a_version_on_trial_is_asked_all_the_same(world: World) -> None:
+    shown = on_trial(world)
+    world.backend.refuse[1] = BackendUnavailable("breaker_held")
+    async with running(world):
+        with pytest.raises(BackendUnavailable, match="breaker_held"):
+            await world.ask()
+    assert [(one.version, one.failed) for one in shown] == [(3, "")]
+    assert world.records[0][1]["shadow"]["rows"] == 0, "there is nothing to compare it with"
+
+
+@pytest.mark.parametrize(("reason", "trial"), [("unavailable", True), ("breaker_held", False)])
+async def test_no_other_call_is_copied_without_an_answer(world: World, reason: str, trial: bool) -> None:
+    world.serve(shadow=Shadow(3, 100, on_trial=trial))
+    world.backend.refuse[1] = BackendUnavailable(reason)
+    async with running(world):
+        with pytest.raises(BackendUnavailable):
+            await world.ask()
+    assert [request.version for request in world.backend.asked] == [1]
+
+
+async def test_a_copy_that_fails_is_shown_with_its_reason_and_one_with_rows_at_fault_is_not(world: World) -> None:
+    shown = on_trial(world)
+    async with running(world):
+        for reason in ("timeout", "rows_out_of_range"):
+            world.backend.refuse[3] = BackendUnavailable(reason)
+            await world.ask()
+            with anyio.fail_after(60):
+                while world.shadows._under_way:
+                    await anyio.lowlevel.checkpoint()
+    assert [(one.failed, one.reply) for one in shown] == [("timeout", b"")]
+
+
+async def test_an_operator_s_shadow_is_shown_to_nobody(world: World) -> None:
+    shown = on_trial(world)
+    shadowed(world)
+    async with running(world):
+        await world.ask()
+    assert (shown, world.counted) == ([], {"answered": 1})
 
 
 async def test_other_operations_and_the_shadow_s_own_calls_are_not_copied(world: World) -> None:

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from controlplane.drift.input_settings import InputSettings
+from controlplane.drift.observed import Copied, Passed, Signals, encode
 from controlplane.drift.observed import Page as PackedPage
-from controlplane.drift.observed import Passed, Signals, encode
 from controlplane.drift.reference import read_reference
 from controlplane.drift.rows import Prediction
 from controlplane.drift.signals import text_signals
@@ -292,8 +292,9 @@ def test_nothing_is_watched_where_it_is_switched_off(rig: Rig) -> None:
 def test_a_packed_page_is_read_as_the_one_for_people() -> None:
     passed = Passed("c1", 1, "risk", 2, "agent:one", "primary", 1500, 7, b"\x00asked", (b"ans", b"wered"))
     signals = Signals("c2", 2, "tiny", 0, "agent:one", "primary", {"timeout": 1.0})
-    said = decoded("application/msgpack", encode(PackedPage([passed, signals], 8, 9, 2, "b")))
-    first, second = said["observations"]
+    copied = Copied("c1", 3, "risk", 3, 1200, "", b"\x00asked", b"other")
+    said = decoded("application/msgpack", encode(PackedPage([passed, signals, copied], 8, 10, 2, "b")))
+    first, second, third = said["observations"]
     assert (first["seq"], first["kind"], first["request"], first["reply"]) == (
         8,
         "prediction",
@@ -301,7 +302,8 @@ def test_a_packed_page_is_read_as_the_one_for_people() -> None:
         b"answered",
     )
     assert (second["seq"], second["kind"], second["values"]) == (9, "signals", {"timeout": 1.0})
-    assert (said["next"], said["lost"], said["boot"]) == (9, 2, "b")
+    assert (third["kind"], third["version"], third["latency_us"], third["reply"]) == ("copy", 3, 1200, b"other")
+    assert (said["next"], said["lost"], said["boot"]) == (10, 2, "b")
     for body in (b"", b"\xc1", encode(["nothing"])):
         with pytest.raises(ValueError, match=r"."):
             decoded("application/msgpack", body)

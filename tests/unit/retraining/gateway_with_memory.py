@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from controlplane.drift.ring import ObservationRing
 from controlplane.drift.states import Event, Serving, State, line_of, serving_after
 from controlplane.monitor import Page
-from controlplane.retraining.loop import Review
+from controlplane.retraining.loop import GatewayUnavailable, Review
 from inference.tfserving.predict import encode_predict
 from inference.tfserving.tensors import write
 from inference.tfserving.wire import PredictResponse
@@ -44,6 +44,11 @@ class RememberingGateway:
     calls: int = 0
     serving: Serving = Serving.PRIMARY
     canary: tuple[int, int] | None = None  # version, percent
+    tried: int | None = None  # the version that gets copies of all calls
+    beside: Callable[[int, NDArray[np.float64]], NDArray[np.int64] | str] | None = None
+    """What a version makes of a copy of a call, or why it makes nothing. None: what the caller was answered."""
+    will_not_load: str = ""  # why the model server refuses a version on trial
+    copy_latency_us: int = 1_000
     said: Review | None = None  # what a human said last
 
     @property
@@ -64,6 +69,8 @@ class RememberingGateway:
             version, rung = self.canary[0], "primary"
         self.calls += 1
         call_id = f"call-{self.calls}"
+        if self.tried is not None:
+            self._copied(call_id, self.tried, inputs, classes)
         self.ring.append(
             {
                 "kind": "prediction",
@@ -80,6 +87,23 @@ class RememberingGateway:
         for row, label in enumerate(labels.tolist()):
             self.ring.append({"kind": "label", "call_id": call_id, "row": row, "label": label})
 
+    def _copied(self, call_id: str, version: int, inputs: NDArray[np.float64], answered: NDArray[np.int64]) -> None:
+        """It may come before the call of which it is a copy."""
+        said = answered if self.beside is None else self.beside(version, inputs)
+        self.ring.append(
+            {
+                "kind": "copy",
+                "call_id": call_id,
+                "at_ms": self.calls,
+                "model": "risk",
+                "version": version,
+                "latency_us": self.copy_latency_us,
+                "failed": said if isinstance(said, str) else "",
+                "request": base64.b64encode(encode_predict("risk", {"x": inputs.astype(np.float32)})).decode(),
+                "reply": "" if isinstance(said, str) else base64.b64encode(predict_reply(said)).decode(),
+            }
+        )
+
     async def observations(self, after: int, limit: int) -> Page:
         found, lost = self.ring.after(after, limit)
         return Page([item | {"seq": seq} for seq, item in found], found[-1][0] if found else after, lost, self.boot)
@@ -95,6 +119,9 @@ class RememberingGateway:
         self._record(model, dict(move))
         if self.asks == self.kill_after:
             raise Killed
+        if move["to"] == State.SHADOW and self.will_not_load:
+            self.tried = None
+            raise GatewayUnavailable("502", self.will_not_load)
 
     def _record(self, model: str, move: dict[str, Any]) -> None:
         assert model == "risk"
@@ -105,12 +132,13 @@ class RememberingGateway:
         assert move["from"] == self.state, "a move is missing or repeated"
         line = line_of(State(move["from"]), Event(move["reason"]))
         assert line.target == move["to"]
-        assert ("percent" in move) == (line.target is State.CANARY)
+        assert ("percent" in move) == (line.target is State.CANARY) or line.target is State.SHADOW
         assert move["version"] == self.version
         assert all(isinstance(value, int | str) for value in move["evidence"].values())
         self.ledger.append(move)
         self.state, self.serving = line.target, serving_after(self.serving, line)
         self.canary = (move["new_version"], move["percent"]) if self.state is State.CANARY else None
+        self.tried = move["new_version"] if self.state is State.SHADOW and "percent" in move else None
         if self.state is State.PROMOTED:
             self.version = move["new_version"]
 

@@ -127,11 +127,13 @@ async def test_a_canary_grows_step_by_step_and_each_step_has_seen_its_own_rows(t
 
 
 async def test_a_challenger_that_serves_worse_than_it_scored_is_rolled_back(tmp_path: Path) -> None:
-    """The files are right, and what the server makes of them is not: only a canary can show that."""
+    """The truth turns back when the canary has begun: what the shadow showed is no evidence for it."""
     toy = Toy(tmp_path, acting=ActingSettings(canary_rows=100, canary_percents=(50,)))
     toy.calls(100, turned=False)
     toy.calls(100, turned=True)
     monitor = toy.start()
+    await until_quiet(monitor)
+    toy.calls(41, turned=True)  # just enough copies
     await until_quiet(monitor)
     assert toy.gateway.state is State.CANARY
     toy.calls(300, turned=False)  # now the champion is right again, and the challenger is not

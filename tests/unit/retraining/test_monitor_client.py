@@ -75,6 +75,19 @@ async def test_what_may_pass_is_asked_again(tmp_path: Path, status: int) -> None
             await client.ask("risk", MOVE)
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"), [(b'{"reason": "load_failed"}', "load_failed"), (b'["reason"]', ""), (b"oh", "")]
+)
+async def test_the_gateway_s_word_for_what_it_could_not_do_is_heard(tmp_path: Path, body: bytes, reason: str) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=502, body=body)
+
+    async with client_of(tmp_path, answer) as client:
+        with pytest.raises(GatewayUnavailable) as caught:
+            await client.ask("risk", MOVE)
+    assert caught.value.reason == reason
+
+
 @pytest.mark.parametrize("status", [400, 404, 409])
 async def test_what_will_not_pass_is_refused(tmp_path: Path, status: int) -> None:
     async def answer(_: web.Request) -> web.Response:

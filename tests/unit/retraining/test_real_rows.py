@@ -90,7 +90,7 @@ def survey(tmp_path: Path, parts: data.Parts, first: tuple[object, int]) -> Surv
             ),
         ),
     )
-    gateway = RememberingGateway()
+    gateway = RememberingGateway(beside=lambda version, rows: score(tmp_path / f"models/risk/{version}", rows))
     return Survey(tmp_path, monitor_of(settings, gateway), gateway)
 
 

@@ -106,6 +106,7 @@ class Toy:
 
     def __post_init__(self) -> None:
         self.trainer = ToyTrainer(self.path / "models")
+        self.gateway.beside = lambda version, inputs: toy_score(self.path / f"models/risk/{version}", inputs)
         (self.path / "models/risk/1").mkdir(parents=True)
         (self.path / "models/risk/1/word").write_text("straight")
         (self.path / "light").mkdir()
@@ -179,9 +180,9 @@ async def until_quiet(monitor: Monitor) -> None:
 
 
 async def work(toy: Toy, monitor: Monitor, *, turned: bool = True) -> None:
-    """Until nothing is left to do; while a canary waits for rows, agents go on asking."""
+    """Until nothing is left to do; while a challenger waits for copies or rows, agents go on asking."""
     await until_quiet(monitor)
-    while toy.gateway.state is State.CANARY:
+    while toy.gateway.state in (State.SHADOW, State.CANARY):
         toy.calls(STEP_CALLS, turned=turned)
         await until_quiet(monitor)
 
