@@ -184,9 +184,8 @@ class ModelMoves:
         if self._fleet.deployment_of(model) is None:
             raise MoveRefused("unknown_model", f"{model} is not deployed through this gateway")
         async with self._moving[model]:
-            with anyio.CancelScope(shield=True):  # who leaves now must not leave us unsure what is on disk
-                async with self._recording:
-                    await self._record(model, move, by)
+            async with self._recording:
+                await self._record(model, move, by)
             if self._last[model] == move:
                 await self._carry_out(model, move)
             return self._states[model]
@@ -205,16 +204,15 @@ class ModelMoves:
         if answer not in REVIEWS:
             raise MoveRefused("malformed", f"an answer is one of {', '.join(REVIEWS)}")
         async with self._moving[model]:
-            with anyio.CancelScope(shield=True):
-                async with self._recording:
-                    if self._is_unsure:
-                        await self._catch_up()
-                    known = self._states.get(model)
-                    if known is None or known.state is not State.DEGRADED:
-                        raise MoveRefused("not_degraded", f"{model} is {known.state if known else 'not watched'}")
-                    said: dict[str, Any] = {"model": model, "version": known.version, "answer": answer}
-                    said |= {"by": by.subject, "reason": reason} | ({"key": key} if key else {})
-                    receipt = await self._append(REVIEW, {"drift": said})
+            async with self._recording:
+                if self._is_unsure:
+                    await self._catch_up()
+                known = self._states.get(model)
+                if known is None or known.state is not State.DEGRADED:
+                    raise MoveRefused("not_degraded", f"{model} is {known.state if known else 'not watched'}")
+                said: dict[str, Any] = {"model": model, "version": known.version, "answer": answer}
+                said |= {"by": by.subject, "reason": reason} | ({"key": key} if key else {})
+                receipt = await self._append(REVIEW, {"drift": said})
             self._reviews[model] = Reviewed(str(receipt.index), answer, by.subject, reason)
             log.warning("model reviewed", extra={"model": model, "answer": answer})
             return receipt
@@ -227,13 +225,12 @@ class ModelMoves:
             AuditUnavailable: it cannot be recorded, therefore nothing is done.
         """
         async with self._moving[model]:
-            with anyio.CancelScope(shield=True):
-                async with self._recording:
-                    if self._is_unsure:
-                        await self._catch_up()
-                    self._require_releasable(model, version)
-                    said = {"model": model, "version": version, "by": by.subject, "reason": reason}
-                    receipt = await self._append(RELEASE, {"drift": said | ({"key": key} if key else {})})
+            async with self._recording:
+                if self._is_unsure:
+                    await self._catch_up()
+                self._require_releasable(model, version)
+                said = {"model": model, "version": version, "by": by.subject, "reason": reason}
+                receipt = await self._append(RELEASE, {"drift": said | ({"key": key} if key else {})})
             self._fleet.breakers.release(breaker_name(model, version), HOLD_REASON)
             log.warning("hold released", extra={"model": model, "version": version})
             return receipt
@@ -248,6 +245,7 @@ class ModelMoves:
             raise MoveRefused("not_held", f"drift holds nothing of {name}")
 
     async def _append(self, kind: str, body: Mapping[str, Any]) -> LedgerReceipt:
+        """Nobody can leave in the middle, for no cancellation cuts the ledger short: what is on disk is known here."""
         self._seen, self._is_unsure = max(self._seen, self._ledger.head.size - 1), True
         try:
             receipt = await self._ledger.append(kind, body)

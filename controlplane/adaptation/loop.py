@@ -31,7 +31,8 @@ ONCE = frozenset({"restart"})
 log = logging.getLogger(__name__)
 
 Record = Callable[[str, Mapping[str, Any]], Awaitable[object]]
-"""(kind, body) → durable on return; raises when it cannot be. Whole numbers and words only."""
+"""(kind, body) → durable on return; raises when it cannot be. Whole numbers and words only. MUST NOT be cut short by a
+cancellation, as no ledger is: whoever stops the loop must not leave it unsure what is on disk."""
 
 Key = tuple[str, Subject]
 """Rule id and subject."""
@@ -244,8 +245,7 @@ class Adaptation:
         return "act" if action in TELLS or action in self._actions else "nobody"
 
     async def _put_on_record(self, transition: Transition) -> None:
-        with anyio.CancelScope(shield=True):  # who stops now must not leave us unsure what is on disk
-            await self._record(KIND, {"adaptation": transition.facts()})
+        await self._record(KIND, {"adaptation": transition.facts()})
         log.warning(
             "adaptation moved",
             extra={

@@ -259,10 +259,12 @@ async def test_a_promotion_that_the_server_would_not_follow_is_done_when_asked_a
 
 async def test_a_move_whose_asker_left_is_still_known(rig: Rig) -> None:
     asking = asyncio.create_task(rig.ask("LEARNING", "reference_learnt", "HEALTHY", key="one"))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    while not rig.ledger.waiting:
+        await asyncio.sleep(0)
     asking.cancel()
     await asyncio.wait([asking])
+    assert asking.cancelled()
+    assert [state.state for state in rig.moves.states.values()] == ["HEALTHY"]
     await rig.ask("LEARNING", "reference_learnt", "HEALTHY", key="one")
     assert len(rig.recorded()) == 1
 
