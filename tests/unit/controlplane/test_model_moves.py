@@ -259,7 +259,7 @@ async def test_a_promotion_that_the_server_would_not_follow_is_done_when_asked_a
 
 async def test_a_move_whose_asker_left_is_still_known(rig: Rig) -> None:
     asking = asyncio.create_task(rig.ask("LEARNING", "reference_learnt", "HEALTHY", key="one"))
-    while not rig.ledger.waiting:
+    while not rig.ledger.waiting:  # noqa: ASYNC110  it tells nobody
         await asyncio.sleep(0)
     asking.cancel()
     await asyncio.wait([asking])
