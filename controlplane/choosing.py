@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from audit import LedgerReceipt
 from controlplane.calls import Principal
 from controlplane.choice import Choice, ChosenOnly, Policy
 from controlplane.choice_health import BreakerHealth
 from controlplane.choice_labels import LabelLearning
 from controlplane.choice_memory import PPM, ChoiceMemory, Ledger, NotUnderReview
 from controlplane.clock import Clock
-from controlplane.console.ports import LearntView, NotFound, Receipt
+from controlplane.console.ports import LearntView, NotFound
 from controlplane.feedback import FeedbackDesk, Reader
 from controlplane.gateway.gateway import DecisionPoint, Observer
 from controlplane.policy import Catalogue
@@ -139,7 +140,7 @@ class LearntModels:
         candidates = [self._choosing.choice.candidate(name) for name in names]
         return [self._view(principal.tenant, one) for one in candidates if one is not None]
 
-    async def clear(self, task: str, model: str, by: Principal, reason: str) -> Receipt:
+    async def clear(self, task: str, model: str, by: Principal, reason: str) -> LedgerReceipt:
         try:
             return await self._choosing.memory.clear(by.tenant, task, model, by, reason)
         except NotUnderReview:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from audit import LedgerReader, SqliteLedger
+from audit import LedgerReader, LedgerReceipt, SqliteLedger
 from controlplane.calls import Call, Principal, new_call_id
 from controlplane.clock import Clock
 from controlplane.console.behaviour_views import BehaviourControl
@@ -22,7 +22,6 @@ from controlplane.console.ports import (
     NotAllowed,
     NotProven,
     OutcomeLabel,
-    Receipt,
     SelectionControl,
     Unavailable,
 )
@@ -146,7 +145,7 @@ class Models:
     async def roll_back(self, model: str, version: int) -> None:
         await self._change(model, lambda deployment: deployment.roll_back(model, version))
 
-    async def release(self, model: str, version: int, by: Principal, reason: str, key: str) -> Receipt:
+    async def release(self, model: str, version: int, by: Principal, reason: str, key: str) -> LedgerReceipt:
         try:
             return await self.moves.release(model, version, by, reason, key)
         except MoveRefused as refusal:
@@ -155,7 +154,7 @@ class Models:
     def review_of(self, model: str) -> Reviewed | None:
         return self.moves.review_of(model)
 
-    async def review(self, model: str, answer: str, by: Principal, reason: str, key: str) -> Receipt:
+    async def review(self, model: str, answer: str, by: Principal, reason: str, key: str) -> LedgerReceipt:
         try:
             return await self.moves.review(model, answer, by, reason, key)
         except MoveRefused as refusal:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from audit import LedgerReceipt
 from controlplane.calls import Principal
 from controlplane.console.behaviour_views import BY_HAND, AgentWord, BehaviourControl
 from controlplane.console.changes import Changes, Wish
-from controlplane.console.ports import NotFound, Receipt
+from controlplane.console.ports import NotFound
 
 LIFT, BLOCK = "agent.lift", "agent.block"
 """What stands in the ledger's ``console.change`` records."""
@@ -23,7 +24,7 @@ class AgentWords:
     changes: Changes
     sees: Sees
 
-    async def lift(self, tenant: str, agent: str, rule: str, for_s: int, wish: Wish) -> Receipt:
+    async def lift(self, tenant: str, agent: str, rule: str, for_s: int, wish: Wish) -> LedgerReceipt:
         """Make ``rule`` forget what the agent did, and leave it alone for so long.
 
         Raises ``NotFound`` where nothing is to be lifted, and ``AuditUnavailable``: not recorded, not lifted.
@@ -37,7 +38,7 @@ class AgentWords:
         self.control.lift(word, receipt.index)
         return receipt
 
-    async def block(self, tenant: str, agent: str, for_s: int, wish: Wish) -> Receipt:
+    async def block(self, tenant: str, agent: str, for_s: int, wish: Wish) -> LedgerReceipt:
         """Refuse every call of an agent for so long. Raises ``NotFound`` or ``AuditUnavailable``."""
         word = self._word(tenant, agent, BY_HAND, for_s, wish)
         receipt = await self._record(BLOCK, word, wish)
@@ -56,7 +57,7 @@ class AgentWords:
         held = ((one.tenant, one.agent, one.rule) for one in self.control.held())
         return key in held or key in ((one.tenant, one.agent, one.rule) for one in self.control.left_alone())
 
-    async def _record(self, what: str, word: AgentWord, wish: Wish) -> Receipt:
+    async def _record(self, what: str, word: AgentWord, wish: Wish) -> LedgerReceipt:
         said: Mapping[str, Any] = {
             "what": what,
             "agent": word.agent,

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from audit import LedgerHead, Record
+from audit import LedgerHead, LedgerReceipt, Record
 from controlplane.calls import Principal, RuleRef
 from controlplane.console.behaviour_views import BehaviourControl
 from controlplane.console.cost_views import CostsView
@@ -77,14 +77,7 @@ class LedgerView(Protocol):
     def open_intents(self) -> Mapping[str, int]: ...
 
 
-class Receipt(Protocol):
-    @property
-    def event_id(self) -> str: ...
-    @property
-    def index(self) -> int: ...
-
-
-Append = Callable[[str, Mapping[str, Any]], Awaitable[Receipt]]
+Append = Callable[[str, Mapping[str, Any]], Awaitable[LedgerReceipt]]
 """(kind, body) → its receipt, durable on return; raises ``audit.AuditUnavailable``."""
 
 
@@ -157,7 +150,7 @@ class ModelControl(Protocol):
         """Refused when ``version`` is no longer what a rollback would go back to."""
         ...
 
-    async def release(self, model: str, version: int, by: Principal, reason: str, key: str) -> Receipt:
+    async def release(self, model: str, version: int, by: Principal, reason: str, key: str) -> LedgerReceipt:
         """Record that a drift hold is let go, then do it. Raises also ``Unavailable`` or ``audit.AuditUnavailable``."""
         ...
 
@@ -227,7 +220,7 @@ class AdapterControl(Protocol):
 class SelectionControl(Protocol):
     def view(self, principal: Principal) -> Sequence[LearntView]: ...
 
-    async def clear(self, task: str, model: str, by: Principal, reason: str) -> Receipt:
+    async def clear(self, task: str, model: str, by: Principal, reason: str) -> LedgerReceipt:
         """Recorded, then done. Raises ``NotFound`` or ``audit.AuditUnavailable``."""
         ...
 

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from audit import LedgerReceipt
 from controlplane.calls import Principal
-
-
-class RecordedReview(Protocol):
-    @property
-    def event_id(self) -> str: ...
-    @property
-    def index(self) -> int: ...
 
 
 class ReviewView(Protocol):
@@ -32,6 +26,6 @@ class ReviewControl(Protocol):
         """The newest one since the model became degraded."""
         ...
 
-    async def review(self, model: str, answer: str, by: Principal, reason: str, key: str) -> RecordedReview:
+    async def review(self, model: str, answer: str, by: Principal, reason: str, key: str) -> LedgerReceipt:
         """Recorded, then said. Raises ``ChangeRefused`` or ``audit.AuditUnavailable``."""
         ...

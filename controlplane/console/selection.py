@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from controlplane.console.guard import GuardedRoute, permission
 from controlplane.console.ports import LearntView, SelectionControl
 from controlplane.console.problems import DESCRIBED
+from controlplane.console.wishes import Body, Reason, Recorded, recorded
 
 RESOURCE = "/api/selection"
 
@@ -19,19 +19,10 @@ class LearntList(BaseModel):
     models: Sequence[LearntView]
 
 
-class Clearance(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Clearance(Body):
     task: str = Field(max_length=64)
     model: str = Field(max_length=200)
-    reason: Annotated[str, Field(min_length=3, max_length=500, description="Why it may be chosen again; recorded.")]
-
-
-class Cleared(BaseModel):
-    """The clearance is durable in the ledger under this event, and done."""
-
-    event_id: str
-    ledger_index: int
+    reason: Reason
 
 
 class SelectionApi:
@@ -56,7 +47,7 @@ class SelectionApi:
         """Models that the choice knows, as it sees them for your tenant; those under review are not chosen."""
         return LearntList(models=self.control.view(request.state.principal))
 
-    async def clear_review(self, request: Request, said: Clearance) -> Cleared:
+    async def clear_review(self, request: Request, said: Clearance) -> Recorded:
         """Let a model back into the choice for your tenant."""
         receipt = await self.control.clear(said.task, said.model, request.state.principal, said.reason)
-        return Cleared(event_id=receipt.event_id, ledger_index=receipt.index)
+        return recorded(receipt)

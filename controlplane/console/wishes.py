@@ -7,9 +7,9 @@ from typing import Annotated, Protocol
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from audit import LedgerReceipt
 from controlplane.calls import Principal
 from controlplane.console.changes import Wish
-from controlplane.console.ports import Receipt
 
 Reason = Annotated[str, Field(min_length=3, max_length=500, description="Why, in a sentence; kept in the ledger.")]
 Key = Annotated[str, Field(max_length=200, description="The same key again means the same change again.")]
@@ -49,5 +49,5 @@ def wish_of(request: Request, change: Reasoned) -> Wish:
     return Wish(principal_of(request), change.reason, change.key)
 
 
-def recorded(receipt: Receipt) -> Recorded:
+def recorded(receipt: LedgerReceipt) -> Recorded:
     return Recorded(event_id=receipt.event_id, ledger_index=receipt.index)
