@@ -1,4 +1,4 @@
-"""Run another program within limits: ``python -m controlplane.retraining.limited BYTES COMMAND…``; ends as it ends.
+"""Run another program within limits: ``python -I -S limited.py BYTES COMMAND…``; ends as it ends.
 
 Limits are set here, in a fresh process, and not between fork and exec of a threaded one, where Python code may
 deadlock. This process stays beside the program as the leader of its group. When the process that started it dies, it

@@ -207,6 +207,25 @@ async def test_a_job_whose_workers_all_die_is_reported_lost(plant: Plant) -> Non
     assert len(plant.pids()) == 2, "bounded"
 
 
+async def test_an_alarm_is_not_refused_for_a_job_whose_worker_is_dead(plant: Plant) -> None:
+    """Nobody else looks: the monitor that asked for that job is gone, and so are the workers."""
+    plant.text = STUCK + GOOD
+    waiting = plant.monitor("monitor-1/1")
+    worker = plant.worker()
+    await plant.until_begun(1)
+    waiting.cancel()
+    worker.kill()
+    worker.wait()
+    silent = "SELECT count(*) FROM procrastinate_workers WHERE last_heartbeat < now() - interval '4 seconds'"
+    await until(lambda: plant.postgres.ask(silent) == [(1,)], plant)
+    plant.more = {"queue": plant.training["queue"] | {"tries": 1}}
+    again = plant.monitor("monitor-2/1")
+    await until(lambda: plant.rows() == [("failed", 1), ("todo", 0)], plant)
+    plant.go()
+    plant.worker()
+    assert (await again).version == 2
+
+
 async def test_a_restarted_monitor_reads_back_what_became_of_its_job(plant: Plant) -> None:
     plant.text = STUCK + GOOD
     waiting = plant.monitor()

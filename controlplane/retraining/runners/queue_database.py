@@ -11,8 +11,9 @@ enough.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import procrastinate
@@ -20,6 +21,7 @@ import psycopg
 from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
 from procrastinate.jobs import Job, Status
 
+from controlplane.retraining.runners.queue_notices import AttentiveJobs
 from controlplane.retraining.settings import QueueSettings
 from controlplane.retraining.trainer import TrainerBusy, TrainerUnavailable
 
@@ -31,38 +33,107 @@ LIVE = {Status.TODO.value, Status.DOING.value}
 SCHEMA_LOCK = "controlplane schema"
 
 
-def application(settings: QueueSettings, connections: int = 4) -> procrastinate.App:
-    """Not open yet. Raises ``OSError``: the password's file cannot be read."""
-    connector = procrastinate.PsycopgConnector(
-        conninfo=settings.dsn,
-        kwargs=_secrets(settings) | {"connect_timeout": round(CONNECT_S)},
-        min_size=1,
-        max_size=connections,
-        timeout=CONNECT_S,
-    )
-    return procrastinate.App(connector=connector)
+@dataclass(frozen=True, slots=True)
+class Session:
+    """procrastinate over one connection. Every statement is committed by itself, but for those of ``alone``."""
+
+    app: procrastinate.App
+    connection: psycopg.AsyncConnection
+
+    @asynccontextmanager
+    async def alone(self, model: str) -> AsyncGenerator[None]:
+        """Nobody else is between the first and the last statement about the model; all of them happen, or none.
+
+        A pipeline: a statement whose answer nobody reads travels with the next one.
+        """
+        async with self.connection.pipeline(), self.connection.transaction():
+            await _take_lock(self.connection, model)
+            yield
+
+    async def jobs_of(self, settings: QueueSettings, model: str) -> list[Job]:
+        """Every job of the model that still has its row, oldest first. Raises ``SchemaMissing``."""
+        try:
+            found = await self.app.job_manager.list_jobs_async(queue=settings.name, task=TASK, lock=lock_of(model))
+        except ConnectorException as error:
+            if isinstance(error.__cause__, psycopg.errors.UndefinedTable):
+                raise SchemaMissing(str(error.__cause__)) from error
+            raise
+        return sorted(found, key=lambda job: job.id or 0)
 
 
-def _secrets(settings: QueueSettings) -> dict[str, Any]:
-    return {} if settings.password_file is None else {"password": settings.password_file.read_text("utf-8").strip()}
+class SchemaMissing(Exception):
+    """Nobody made the tables yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _OnlyConnection:
+    """A pool for procrastinate of a connection that is open already. A real one opens a second, and starts tasks."""
+
+    made: psycopg.AsyncConnection
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[psycopg.AsyncConnection]:
+        yield self.made
+
+
+@asynccontextmanager
+async def session(settings: QueueSettings) -> AsyncGenerator[Session]:
+    """For a few statements, one after the other. Raises ``TrainerUnavailable``, ``TrainerBusy``."""
+    with _translated():
+        async with await connect(settings, autocommit=True) as connection:
+            app = procrastinate.App(connector=procrastinate.PsycopgConnector())
+            async with app.open_async(_OnlyConnection(connection)):
+                yield Session(app, connection)
 
 
 @asynccontextmanager
 async def opened(settings: QueueSettings) -> AsyncGenerator[procrastinate.App]:
-    """For a few statements. Raises ``TrainerUnavailable``."""
-    try:
+    """For as long as a worker lives. Raises ``TrainerUnavailable``."""
+    with _translated():
         async with await connect(settings):  # fails at once, where a pool would try on in the background
             pass
-        async with application(settings).open_async() as app:
+        async with _application(settings).open_async() as app:
             yield app
+
+
+def _application(settings: QueueSettings) -> procrastinate.App:
+    """Not open yet. Raises ``OSError``: the password's file cannot be read."""
+    connector = procrastinate.PsycopgConnector(
+        conninfo=settings.dsn,
+        kwargs=_secrets(settings) | {"connect_timeout": round(CONNECT_S)},
+        configure=_commit_each_statement,
+        min_size=2,
+        max_size=4,
+        timeout=CONNECT_S,
+    )
+    app = procrastinate.App(connector=connector)
+    app.job_manager = AttentiveJobs(connector)
+    return app
+
+
+async def _commit_each_statement(connection: psycopg.AsyncConnection) -> None:
+    """procrastinate asks by single statements: a transaction around each would be two more journeys."""
+    await connection.set_autocommit(True)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
     except AlreadyEnqueued as error:
         raise TrainerBusy(str(error)) from error
     except UNREACHABLE as error:
         raise TrainerUnavailable(f"queue: {error}") from error
 
 
-async def connect(settings: QueueSettings) -> psycopg.AsyncConnection:
-    return await psycopg.AsyncConnection.connect(settings.dsn, connect_timeout=round(CONNECT_S), **_secrets(settings))
+async def connect(settings: QueueSettings, *, autocommit: bool = False) -> psycopg.AsyncConnection:
+    return await psycopg.AsyncConnection.connect(
+        settings.dsn, autocommit=autocommit, connect_timeout=round(CONNECT_S), **_secrets(settings)
+    )
+
+
+def _secrets(settings: QueueSettings) -> dict[str, Any]:
+    return {} if settings.password_file is None else {"password": settings.password_file.read_text("utf-8").strip()}
 
 
 async def make_schema(app: procrastinate.App, settings: QueueSettings) -> None:
@@ -78,14 +149,13 @@ async def make_schema(app: procrastinate.App, settings: QueueSettings) -> None:
 async def alone(settings: QueueSettings, what: str) -> AsyncGenerator[psycopg.AsyncConnection]:
     """One process at a time, over all machines; a process that dies lets go."""
     async with await connect(settings) as connection, connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"retrain {what}",))
+        await _take_lock(connection, what)
         yield connection
 
 
-async def jobs_of(app: procrastinate.App, settings: QueueSettings, model: str) -> list[Job]:
-    """Every job of the model that still has its row, oldest first."""
-    found = await app.job_manager.list_jobs_async(queue=settings.name, task=TASK, lock=lock_of(model))
-    return sorted(found, key=lambda job: job.id or 0)
+async def _take_lock(connection: psycopg.AsyncConnection, what: str) -> None:
+    """Wait for it; it is let go at the end of the transaction."""
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"retrain {what}",))
 
 
 def lock_of(model: str) -> str:

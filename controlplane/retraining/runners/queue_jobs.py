@@ -14,7 +14,7 @@ from procrastinate.jobs import Job, Status
 from controlplane.retraining.runners import queue_database
 from controlplane.retraining.runners.description import Description, read_plain
 from controlplane.retraining.runners.polled import JobState, JobStatus
-from controlplane.retraining.runners.queue_database import LIVE, TASK, lock_of
+from controlplane.retraining.runners.queue_database import LIVE, TASK, SchemaMissing, Session, lock_of
 from controlplane.retraining.settings import QueueSettings, TrainingSettings
 from controlplane.retraining.trainer import TrainerBusy
 
@@ -34,31 +34,39 @@ class QueueJobs:
 
     async def submit(self, description: Description) -> str:
         """Raises ``TrainerBusy``: another job of the model waits or runs."""
-        async with queue_database.opened(self.settings) as app:
-            await queue_database.make_schema(app, self.settings)
-            await queue_database.rescue(app, self.settings)
-            async with queue_database.alone(self.settings, description.model):
-                known = await queue_database.jobs_of(app, self.settings, description.model)
-                for job in known:
-                    if job.task_kwargs["job"] == description.key:
-                        return str(job.id)
-                if any(job.status in LIVE for job in known):
-                    raise TrainerBusy(f"another training of {description.model} waits or runs")
-                lock = lock_of(description.model)
-                deferred = app.configure_task(TASK, queue=self.settings.name, lock=lock, queueing_lock=lock)
-                return str(await deferred.defer_async(**_arguments(description)))
+        async with queue_database.session(self.settings) as session:
+            try:
+                return await self._ask_for(session, description)
+            except SchemaMissing:
+                await queue_database.make_schema(session.app, self.settings)
+            except TrainerBusy:  # unless its worker died
+                await queue_database.rescue(session.app, self.settings)
+            return await self._ask_for(session, description)
+
+    async def _ask_for(self, session: Session, description: Description) -> str:
+        """Two journeys to the database: what there is, and what is asked for."""
+        async with session.alone(description.model):
+            known = await session.jobs_of(self.settings, description.model)
+            for job in known:
+                if job.task_kwargs["job"] == description.key:
+                    return str(job.id)
+            if any(job.status in LIVE for job in known):
+                raise TrainerBusy(f"another training of {description.model} waits or runs")
+            lock = lock_of(description.model)
+            deferred = session.app.configure_task(TASK, queue=self.settings.name, lock=lock, queueing_lock=lock)
+            return str(await deferred.defer_async(**_arguments(description)))
 
     async def status(self, job: str) -> JobStatus:
-        async with queue_database.opened(self.settings) as app:
-            await queue_database.rescue(app, self.settings)
-            found = list(await app.job_manager.list_jobs_async(id=int(job)))
+        async with queue_database.session(self.settings) as session:
+            await queue_database.rescue(session.app, self.settings)
+            found = list(await session.app.job_manager.list_jobs_async(id=int(job)))
         if not found:
             return JobStatus(JobState.LOST, detail=f"job {job} has no row any more")
         return status_of(found[0], place_of(self.root, found[0].task_kwargs))
 
     async def end(self, job: str) -> None:
-        async with queue_database.opened(self.settings) as app:
-            await app.job_manager.cancel_job_by_id_async(int(job), abort=True)
+        async with queue_database.session(self.settings) as session:
+            await session.app.job_manager.cancel_job_by_id_async(int(job), abort=True)
 
 
 def _arguments(description: Description) -> dict[str, Any]:
