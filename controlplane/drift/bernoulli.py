@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlplane.drift.edetector import HIGHEST_BAND, MIXTURE, ErrorDetector, Mixture, Reference, restored
+from controlplane.drift.exceedance import StreamMixture
 from controlplane.drift.verdict import Movement, Verdict
 
 # For signals that are rare when all is well, where a fault makes them many times as frequent.
@@ -153,44 +154,30 @@ def _alarms(
     return detector.alarmed
 
 
-@dataclass(slots=True)
-class BlockCounts:
+@dataclass(slots=True, eq=False)
+class BlockCounts(StreamMixture):
     """0/1 streams told by their counts in blocks of ``width`` rows; ``bands`` (streams,)."""
 
     bands: NDArray[np.float64]
     width: int
     arl_blocks: float
-    evidence: NDArray[np.float64] = field(init=False, repr=False)  # (alternatives, streams)
     _log_miss: NDArray[np.float64] = field(init=False, repr=False)
     _log_odds: NDArray[np.float64] = field(init=False, repr=False)
-    _weights: NDArray[np.float64] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         odds = self.bands / (1 - self.bands) * np.array([times for times, _ in RARE_MIXTURE])[:, None]
         alternatives = odds / (1 + odds)
         self._log_miss = np.log((1 - alternatives) / (1 - self.bands))
         self._log_odds = np.log(alternatives / self.bands) - self._log_miss
-        self._weights = np.array([weight for _, weight in RARE_MIXTURE]) / len(self.bands)
-        self.evidence = np.zeros(odds.shape)
+        StreamMixture.__init__(self, [weight for _, weight in RARE_MIXTURE], len(self.bands))
 
     def log_factors(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         """(alternatives, streams) log-likelihood ratios of a block with these ``counts`` (streams,)."""
         return counts * self._log_odds + self.width * self._log_miss
 
     def update(self, log_factors: NDArray[np.float64]) -> bool:
-        self.evidence += 1.0
-        self.evidence *= np.exp(log_factors)
+        self.multiply(np.exp(log_factors))
         return self.mixture >= self.arl_blocks
-
-    @property
-    def mixture(self) -> float:
-        return float(self._weights @ self.evidence.sum(axis=1))
-
-    def by_stream(self) -> NDArray[np.float64]:
-        return self._weights @ self.evidence
-
-    def start_anew(self) -> None:
-        self.evidence[:] = 0.0
 
 
 def missing_bands(counts: NDArray[np.int64], width: int, arl_blocks: float) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ at face value forget this: at M = 40 the worst of 120 streams exceeds its maximu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,34 +37,19 @@ def exceedance_probability(streams: int, blocks: int, risk: float) -> float:
     return math.log(streams / risk) / blocks
 
 
-@dataclass(slots=True)
-class Exceedances:
-    """The mixture over ``streams`` 0/1 streams; the mean number of blocks to a false alarm is at least ``arl``."""
+class StreamMixture:
+    """The evidence of many 0/1 streams, each under several alternatives, mixed into one; streams weigh alike."""
 
-    streams: int
-    p0: float
-    arl: float
-    evidence: NDArray[np.float64] = field(init=False, repr=False)  # (alternatives, streams)
-    log_factors: tuple[float, float] = field(init=False, repr=False)  # of the dating alternative: miss, hit
-    _hit: NDArray[np.float64] = field(init=False, repr=False)
-    _miss: NDArray[np.float64] = field(init=False, repr=False)
-    _weights: NDArray[np.float64] = field(init=False, repr=False)
+    __slots__ = ("_weights", "evidence")
 
-    def __post_init__(self) -> None:
-        if not 0 < self.p0 < 1 or self.arl <= 1:
-            raise ValueError("p0 must lie in (0, 1) and arl above 1")
-        alternatives = np.array([self.p0 + (1 - self.p0) * part for part, _ in MIXTURE])
-        self._hit = (alternatives / self.p0)[:, None]
-        self._miss = ((1 - alternatives) / (1 - self.p0))[:, None]
-        self._weights = np.array([weight for _, weight in MIXTURE]) / self.streams
-        self.evidence = np.zeros((len(MIXTURE), self.streams))
-        self.log_factors = (math.log(self._miss[CUSUM_PART, 0]), math.log(self._hit[CUSUM_PART, 0]))
+    def __init__(self, weights: Sequence[float], streams: int) -> None:
+        self._weights = np.array(weights) / streams
+        self.evidence = np.zeros((len(weights), streams))
 
-    def update(self, exceeds: NDArray[np.bool_]) -> bool:
-        """Take one block in, (streams,); whether the mixture has reached its threshold."""
+    def multiply(self, factors: NDArray[np.float64]) -> None:
+        """One step of the recursion with likelihood ratios (alternatives, streams)."""
         self.evidence += 1.0
-        self.evidence *= np.where(exceeds, self._hit, self._miss)
-        return self.mixture >= self.arl
+        self.evidence *= factors
 
     @property
     def mixture(self) -> float:
@@ -75,3 +61,29 @@ class Exceedances:
 
     def start_anew(self) -> None:
         self.evidence[:] = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Exceedances(StreamMixture):
+    """The mixture over ``streams`` 0/1 streams; the mean number of blocks to a false alarm is at least ``arl``."""
+
+    streams: int
+    p0: float
+    arl: float
+    log_factors: tuple[float, float] = field(init=False, repr=False)  # of the dating alternative: miss, hit
+    _hit: NDArray[np.float64] = field(init=False, repr=False)
+    _miss: NDArray[np.float64] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.p0 < 1 or self.arl <= 1:
+            raise ValueError("p0 must lie in (0, 1) and arl above 1")
+        alternatives = np.array([self.p0 + (1 - self.p0) * part for part, _ in MIXTURE])
+        self._hit = (alternatives / self.p0)[:, None]
+        self._miss = ((1 - alternatives) / (1 - self.p0))[:, None]
+        StreamMixture.__init__(self, [weight for _, weight in MIXTURE], self.streams)
+        self.log_factors = (math.log(self._miss[CUSUM_PART, 0]), math.log(self._hit[CUSUM_PART, 0]))
+
+    def update(self, exceeds: NDArray[np.bool_]) -> bool:
+        """Take one block in, (streams,); whether the mixture has reached its threshold."""
+        self.multiply(np.where(exceeds, self._hit, self._miss))
+        return self.mixture >= self.arl
