@@ -95,7 +95,10 @@ def observations() -> Observations:
 
 
 def predict_us(rows: int) -> float:
+    """With a ring that is full, as it is after the first minutes: what is new takes the place of what is old."""
     watching, asked, came = observations(), admission("Predict", requests(rows)[0]), outcome(b"x" * 64)
+    for _ in range(ObservationSettings().capacity):
+        watching.observe(asked, came, recorded=True)
     return best_us(lambda: watching.observe(asked, came, recorded=True))
 
 

@@ -24,6 +24,7 @@ __all__ = ["Label", "Observations"]
 
 PAGE_BYTES = 4 * 1024 * 1024  # of requests and replies in one page; encoding them keeps the event loop busy
 OVERWRITTEN, TOO_LARGE, NOT_WHOLE = "overwritten", "too_large", "not_whole"
+VERSIONS = 1_000  # whose numbers are remembered
 ILL_FORMED = frozenset({"invalid_argument", "rows_out_of_range"})
 """Errors of a prediction whose rows, not whose model, were wrong."""
 
@@ -50,13 +51,14 @@ class Observations:
         version_of: Callable[[Call], int],
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._ring: ObservationRing[Item] = ObservationRing(settings.capacity)
-        self._settings, self._bytes, self._read = settings, 0, 0
+        self._ring: ObservationRing[Item] = ObservationRing(settings.capacity, settings.capacity_bytes)
+        self._capacity_bytes, self._read, self._counted = settings.capacity_bytes, 0, 0
         self._version_of, self._wall_clock = version_of, wall_clock
         self._boot = uuid.uuid4().hex  # sequence numbers mean something only within one life of this process
         self._skipped: Mapping[str, Mapping[str, int]] = {}
         self._asked_s = wall_clock()
         self.guarded: Callable[[], Mapping[str, Mapping[str, int]]] = dict
+        self._versions: dict[str, int] = {}  # by who answered; 0 for who says none
         self._dropped: Counter[str] = Counter({OVERWRITTEN: 0, TOO_LARGE: 0, NOT_WHOLE: 0})
         self.listener: Listener = Deaf()
 
@@ -67,18 +69,18 @@ class Observations:
         """Nothing is known yet."""
 
     def observe(self, admission: Admission, outcome: Outcome, *, recorded: bool) -> None:  # noqa: ARG002  protocol
-        if admission.call.operation != "Predict":
+        call = admission.call
+        if call.operation != "Predict":
             self.listener.offer(admission, outcome)
         elif outcome.status != "ok":
             self._keep_failed(admission, outcome)
         elif outcome.kept_bytes != outcome.byte_count:
             self._dropped[NOT_WHOLE] += 1
         else:
-            self._keep_passed(admission, outcome)
+            self._keep(self._passed(call, admission, outcome), len(call.body) + outcome.byte_count)
 
-    def _keep_passed(self, admission: Admission, outcome: Outcome) -> None:
-        call = admission.call
-        item = Passed(
+    def _passed(self, call: Call, admission: Admission, outcome: Outcome) -> Passed:
+        return Passed(
             admission.receipt.event_id,
             int(self._wall_clock() * 1000),
             call.resource.rpartition("/")[2],
@@ -90,7 +92,6 @@ class Observations:
             call.body,
             tuple(outcome.kept),
         )
-        self.keep(item)
 
     def _keep_failed(self, admission: Admission, outcome: Outcome) -> None:
         """Who hung up says nothing about the model."""
@@ -114,29 +115,36 @@ class Observations:
 
     def version(self, call: Call, outcome: Outcome) -> int:
         """The version that answered; on a lower rung the one that should have."""
-        answered = outcome.served_by.rpartition("/")[2]
-        return int(answered) if outcome.rung == "primary" and answered.isdigit() else self._version_of(call)
+        if outcome.rung != "primary":
+            return self._version_of(call)
+        number = self._versions.get(outcome.served_by)
+        if number is None:
+            number = self._learn_version(outcome.served_by)
+        return number or self._version_of(call)
+
+    def _learn_version(self, served_by: str) -> int:
+        said = served_by.rpartition("/")[2]
+        if len(self._versions) >= VERSIONS:
+            self._versions.clear()
+        return self._versions.setdefault(served_by, int(said) if said.isdigit() else 0)
 
     def take_labels(self, labels: Sequence[Label]) -> None:
         for label in labels:
             self.keep(label)
 
     def keep(self, item: Item) -> None:
-        size = item.size_bytes
-        if size > self._settings.capacity_bytes:
+        self._keep(item, item.size_bytes)
+
+    def _keep(self, item: Item, size: int) -> None:
+        if size > self._capacity_bytes:
             self._dropped[TOO_LARGE] += 1
-            return
-        self._bytes += size
-        while self._bytes > self._settings.capacity_bytes or len(self._ring) >= self._settings.capacity:
-            self._dropped[OVERWRITTEN] += self._ring.oldest > self._read
-            forgotten = self._ring.forget_oldest()
-            self._bytes -= forgotten.size_bytes if forgotten else 0
-        self._ring.append(item)
+        else:
+            self._ring.append(item, size)
 
     @property
     def dropped(self) -> int:
         """Observations that are gone and that nobody has read."""
-        return self._dropped.total()
+        return sum(self.dropped_by_reason.values())
 
     def status(self) -> dict[str, Any]:
         """What is held and what was lost, for people."""
@@ -146,8 +154,8 @@ class Observations:
             "read": self._read,
             "unread_s": round(self.unread_s, 1),
             "held": len(self._ring),
-            "held_bytes": self._bytes,
-            "dropped": dict(self._dropped),
+            "held_bytes": self._ring.held_bytes,
+            "dropped": dict(self.dropped_by_reason),
             "skipped": self._skipped,
             "guarded": self.guarded(),
         }
@@ -163,7 +171,17 @@ class Observations:
 
     @property
     def dropped_by_reason(self) -> Mapping[str, int]:
+        self._count_overwritten()
         return self._dropped
+
+    def _count_overwritten(self) -> None:
+        """What left the ring since the last time and is newer than what had been read then.
+
+        Not counted where it happens: that is on the path of a call.
+        """
+        gone = self._ring.overwritten
+        self._dropped[OVERWRITTEN] += max(0, gone - max(self._counted, self._read))
+        self._counted = gone
 
     def page(self, after: int, limit: int) -> dict[str, Any]:
         """At most ``limit`` observations that follow sequence number ``after``, and how many before them are lost.
@@ -182,6 +200,7 @@ class Observations:
         self._asked_s = self._wall_clock()
         if self._read < after <= self._ring.newest:
             self._read = after  # who asks for what follows has got what was before
+        self._count_overwritten()
         found, lost = self._ring.after(after, limit)
         found = found[: _fitting(item for _, item in found)]
         first, newest = (found[0][0], found[-1][0]) if found else (after + 1, after)

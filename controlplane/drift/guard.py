@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 from controlplane.drift.reference import RowReference
 
 TILES, TILED_VALUES = 64, 4096
-FALSE = b"\0"
 
 
 class Tile(NamedTuple):
-    """The bounds repeated for so many rows, and room for what comes of comparing with them: all of it flat.
+    """The bounds repeated for so many rows, and room for the rows as they would be within them.
 
-    Comparing two flat arrays costs half of what it costs to stretch the bounds over the rows each time, and to look for
-    a zero byte a fourth of asking whether all are true (3.2 us against 4.6 for a row of thirty).
+    A row that its bounds do not change is sound, and so is a whole call of which nothing changes: two operations on
+    arrays of one shape and a look at the bytes. Asking each value on which side of each bound it is takes four.
+    ``low_if_there`` is NaN in columns that may miss: there a missing value stays, elsewhere it becomes its bound.
     """
 
+    low_if_there: NDArray[Any]
     low: NDArray[Any]
     high: NDArray[Any]
-    inside: NDArray[np.bool_]
-    below: NDArray[np.bool_]
+    held: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,15 +57,19 @@ class RowGuard:
         return cls(low, high, may_miss if may_miss.any() else None)
 
     def violating(self, rows: NDArray[Any]) -> int:
-        """How many of ``rows`` (n, k) violate. Infinite values do, missing ones (NaN) where they may not be."""
-        tile = self._tiles.get(len(rows)) or self._tile(len(rows))
-        flat = rows.reshape(-1)
-        np.greater_equal(flat, tile.low, tile.inside)
-        np.less_equal(flat, tile.high, tile.below)
-        np.logical_and(tile.inside, tile.below, tile.inside)
-        if FALSE not in tile.inside.tobytes():
-            return 0
-        return len(rows) - int(self._sound(rows, tile.inside.reshape(rows.shape)).sum())
+        """How many of ``rows`` (n, k) violate. Infinite values do, missing ones (NaN) where they may not be.
+
+        Where bytes differ, all is asked again: -0.0 may have become 0.0.
+        """
+        if rows.dtype is self.low.dtype:
+            low_if_there, low, high, held = self._tiles.get(len(rows)) or self._tile(len(rows))
+            np.fmax(rows, low_if_there, held)
+            if self.may_miss is not None:
+                np.maximum(held, low, out=held)
+            np.minimum(held, high, out=held)
+            if held.tobytes() == rows.tobytes():
+                return 0
+        return int(self.broken(rows).sum())
 
     def broken(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
         """(n,) which of ``rows`` (n, k) violate."""
@@ -77,9 +81,12 @@ class RowGuard:
         return np.asarray(inside.all(axis=1), np.bool_)
 
     def _tile(self, rows: int) -> Tile:
-        values = rows * len(self.low)
-        tile = Tile(np.tile(self.low, rows), np.tile(self.high, rows), np.empty(values, bool), np.empty(values, bool))
-        if values <= TILED_VALUES:
+        there = (
+            self.low if self.may_miss is None else np.where(self.may_miss, np.array(np.nan, self.low.dtype), self.low)
+        )
+        low_if_there, low, high = (np.tile(each, (rows, 1)) for each in (there, self.low, self.high))
+        tile = Tile(low_if_there, low, high, np.empty_like(low))
+        if low.size <= TILED_VALUES:
             if len(self._tiles) >= TILES:
                 self._tiles.clear()
             self._tiles[rows] = tile

@@ -7,22 +7,24 @@ Fails open: a lost observation makes a verdict later, never a call slower.
 
 from __future__ import annotations
 
+import sys
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
 
 class ObservationRing(Generic[Item]):
-    """The newest ``capacity`` items, numbered from 1 in the order of their arrival."""
+    """The newest ``capacity`` items of ``capacity_bytes`` in all, numbered from 1 in the order of their arrival."""
 
-    __slots__ = ("_forgotten", "_newest", "_slots", "overwritten")
+    __slots__ = ("_capacity", "_capacity_bytes", "_newest", "_oldest", "_sizes", "_slots", "held_bytes")
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, capacity_bytes: int = sys.maxsize) -> None:
         if capacity < 1:
             raise ValueError("a ring holds at least one item")
+        self._capacity, self._capacity_bytes = capacity, capacity_bytes
         self._slots: list[Item | None] = [None] * capacity
-        self._newest = self._forgotten = 0
-        self.overwritten = 0  # items gone from the ring, read or not; ``after`` tells a reader what it missed
+        self._sizes = [0] * capacity
+        self._newest, self._oldest, self.held_bytes = 0, 1, 0
 
     @property
     def newest(self) -> int:
@@ -32,27 +34,37 @@ class ObservationRing(Generic[Item]):
     @property
     def oldest(self) -> int:
         """Sequence number of the oldest item still held; 1 before the first."""
-        return max(self._forgotten, self._newest - len(self._slots)) + 1
+        return self._oldest
+
+    @property
+    def overwritten(self) -> int:
+        """Items gone from the ring, read or not; ``after`` tells a reader what it missed."""
+        return self._oldest - 1
 
     def __len__(self) -> int:
-        return self._newest - self.oldest + 1
+        return self._newest - self._oldest + 1
 
-    def append(self, item: Item) -> int:
-        """Keep ``item`` and return its sequence number; O(1)."""
-        position = self._newest % len(self._slots)
-        self._newest += 1
-        self.overwritten += self._slots[position] is not None
-        self._slots[position] = item
-        return self._newest
+    def append(self, item: Item, size: int = 0) -> None:
+        """Keep ``item`` of ``size`` bytes in place of the oldest ones that leave it no room; O(1) for each."""
+        newest = self._newest
+        place = newest % self._capacity
+        self.held_bytes += size - self._sizes[place]
+        self._slots[place], self._sizes[place] = item, size
+        self._newest = newest + 1
+        if newest + 1 - self._oldest == self._capacity:
+            self._oldest += 1
+        while self.held_bytes > self._capacity_bytes:
+            self.forget_oldest()
 
     def forget_oldest(self) -> Item | None:
         """Give the oldest item's memory back before its turn; None when there is none."""
         if not len(self):
             return None
-        self._forgotten = self.oldest
-        position = (self._forgotten - 1) % len(self._slots)
-        item, self._slots[position] = self._slots[position], None
-        self.overwritten += 1
+        place = (self._oldest - 1) % self._capacity
+        item, self._slots[place] = self._slots[place], None
+        self.held_bytes -= self._sizes[place]
+        self._sizes[place] = 0
+        self._oldest += 1
         return item
 
     def after(self, seq: int, limit: int) -> tuple[list[tuple[int, Item]], int]:

@@ -6,6 +6,8 @@ import base64
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from controlplane.calls import Call, Decision, Effect, Principal, Receipt
 from controlplane.drift.observed import Copied, decode_page
@@ -175,6 +177,30 @@ def test_large_requests_do_not_fill_the_memory() -> None:
         page = watching.page(page["next"], 1000)
     assert found == [f"e{number}" for number in range(41, 50)], "the newest that fit"
     assert lost == watching.dropped == 41
+
+
+@given(st.lists(st.tuples(st.integers(0, 130), st.integers(1, 60)), max_size=8), st.booleans())
+def test_what_is_lost_to_a_reader_is_what_is_counted_as_dropped(steps: list[tuple[int, int]], looks: bool) -> None:
+    """However writing and reading take turns. Who looks at the count between may see more: what is on its way there."""
+    watching, after, lost, read = observations(capacity=100), 0, 0, 0
+    for written, wanted in steps:
+        watching.take_labels([Label("e", row, 0) for row in range(written)])
+        if looks:
+            assert watching.dropped >= lost
+        page = watching.page(after, wanted)
+        after, lost, read = page["next"], lost + page["lost"], read + len(page["observations"])
+    page = watching.page(after, 1_000)
+    assert watching.page(page["next"], 1)["lost"] == 0
+    lost += page["lost"]
+    assert watching.dropped >= lost if looks else watching.dropped == lost
+    assert lost + read + len(page["observations"]) == sum(written for written, _ in steps)
+
+
+def test_a_version_is_read_from_who_answered_whoever_answered_before() -> None:
+    watching = observations()
+    served = [f"risk/{number % 1_500}" for number in range(1, 3_000)]
+    seen_versions = [watching.version(admission().call, outcome(served_by=one)) for one in served]
+    assert seen_versions == [number % 1_500 or 5 for number in range(1, 3_000)]
 
 
 def test_what_is_larger_than_everything_is_passed_over() -> None:

@@ -92,6 +92,24 @@ def test_counting_agrees_with_naming_whatever_calls_came_before(sizes: list[int]
         assert guard.violating(rows) == guard.broken(rows).sum()
 
 
+VALUES = [-0.0, 0.0, 1.0, -1.0, 1.5, 2.0, -3.0, np.nan, np.inf, -np.inf, 1e30, -1e30]
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f8", ">f4", "<f2"])
+@pytest.mark.parametrize("may_miss", [None, [True, False, True], [True, True, True]])
+@given(st.lists(st.lists(st.sampled_from(VALUES), min_size=3, max_size=3), min_size=1, max_size=5))
+def test_the_short_look_says_what_a_long_look_says(
+    dtype: str, may_miss: list[bool] | None, values: list[list[float]]
+) -> None:
+    low, high = np.array([0.0, -1.0, -np.inf], dtype), np.array([1.0, np.inf, 1.0], dtype)
+    guard = RowGuard(low, high, None if may_miss is None else np.array(may_miss))
+    with np.errstate(over="ignore"):
+        rows = np.array(values, dtype)
+    missing = np.isnan(rows) & (False if may_miss is None else np.array(may_miss))
+    sound = ((rows >= low) & (rows <= high)) | missing
+    assert guard.violating(rows) == guard.broken(rows).sum() == (~sound.all(axis=1)).sum()
+
+
 def test_no_rows_violate_nothing() -> None:
     assert guard_of(healthy()).violating(np.empty((0, 3))) == 0
 
