@@ -74,11 +74,13 @@ class Agent:
             self.carried.clear()
         self.seen_s = now_s
 
-    def touch(self, key: ScopeKey, now_s: float, idle_s: float) -> None:
-        """A call of this run or session, whatever it was: it is not idle."""
+    def touch(self, key: ScopeKey, now_s: float, idle_s: float) -> Scope | None:
+        """A call of this run or session, whatever it was: it is not idle. What is known of it, None where it is new."""
         found = self.scopes.get(key)
-        if found is not None and now_s - found.seen_s <= idle_s:
-            found.seen_s = max(found.seen_s, now_s)
+        if found is None or now_s - found.seen_s > idle_s:
+            return None
+        found.seen_s = max(found.seen_s, now_s)
+        return found
 
     def scope(self, key: ScopeKey, now_s: float, idle_s: float) -> Scope | None:
         if key == OWN:

@@ -6,7 +6,7 @@ look alike, and a restart forgets them: a loop that goes on is found again.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 
 import msgspec
 
@@ -34,11 +34,11 @@ class Recent:
 
     def __init__(self) -> None:
         self.calls: deque[int] = deque()
-        self.counts: Counter[int] = Counter()
+        self.counts: dict[int, int] = {}
 
     def add(self, digest: int) -> None:
         self.calls.append(digest)
-        self.counts[digest] += 1
+        self.counts[digest] = self.counts.get(digest, 0) + 1
         if len(self.calls) > REMEMBERED:
             oldest = self.calls.popleft()
             self.counts[oldest] -= 1

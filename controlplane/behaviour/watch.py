@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from controlplane.behaviour.agents import OWN, PENDING_S, Agent, AgentKey, Agents, Held, Pending, ScopeKey, Step
+from controlplane.behaviour.agents import OWN, PENDING_S, Agent, AgentKey, Agents, Held, Pending, Scope, ScopeKey, Step
 from controlplane.behaviour.likeness import Reference, embed
 from controlplane.behaviour.loops import Recent, digest_of
 from controlplane.behaviour.rates import Change, Rate
@@ -67,6 +67,21 @@ class _Asked:
     rules: Rules
     _run: ScopeKey | None = None
     _session: ScopeKey | None = None
+    _found: Scope | None = None  # the run's, and of the session below: looked up once
+    _found_session: Scope | None = None
+
+    def scope(self, key: ScopeKey) -> Scope | None:
+        """What ``touch`` has found for a key of this call; None: nothing, or it was not asked."""
+        if key is self._run:
+            return self._found
+        return self._found_session if key is self._session else None
+
+    def open_scope(self, key: ScopeKey, most: int) -> Scope:
+        found = self.scope(key)
+        if found is None:
+            found = self.agent.open_scope(key, self.now_s, self.rules.file.idle_s, most)
+            self._found = self._found_session = None  # one of them may have made room
+        return found
 
     def key(self, rule: SequenceRule | LoopRule) -> ScopeKey | None:
         """Where a rule counts this call; None: nowhere, or the rule leaves this agent alone."""
@@ -99,8 +114,8 @@ class _Asked:
         idle_s = self.rules.file.idle_s
         self._session = self._session or ("session", session_of(self.principal))
         self._run = self._run or ("run", run_of(self.call.traceparent))
-        self.agent.touch(self._session, self.now_s, idle_s)
-        self.agent.touch(self._run, self.now_s, idle_s)
+        self._found_session = self.agent.touch(self._session, self.now_s, idle_s)
+        self._found = self.agent.touch(self._run, self.now_s, idle_s)
 
     def steps(self, plan: Plan) -> Iterator[Step]:
         for automaton, part in plan.parts:
@@ -288,8 +303,7 @@ class Watch:
             key = asked.key(rule)
             if key is None:
                 continue
-            idle_s = asked.rules.file.idle_s
-            recent = asked.agent.open_scope(key, asked.now_s, idle_s, self._settings.max_scopes).recent
+            recent = asked.open_scope(key, self._settings.max_scopes).recent
             if recent not in added:
                 added.append(recent)
                 digest = digest or digest_of(asked.call)
@@ -310,7 +324,11 @@ class Watch:
             if self._known_from_s and self._known_from_s.get(rule.id, -inf) > asked.now_s and _refuses(rule):
                 findings.append(self._unknown(asked, automaton, key))
                 continue
-            progress = asked.agent.progress(automaton, key, asked.now_s, asked.rules.file.idle_s)
+            scope = None if asked.agent.pending else asked.scope(key)
+            if scope is None:
+                progress = asked.agent.progress(automaton, key, asked.now_s, asked.rules.file.idle_s)
+            else:
+                progress = scope.progress.get(rule.id)
             if progress is not None and automaton.matches(progress, part, asked.now_s):
                 began_s = automaton.began_s(progress)
                 found = self._found(asked, rule, "sequence", key, {"began_s": int(began_s)})
@@ -503,6 +521,8 @@ def run_of(traceparent: str) -> str:
 def session_of(principal: Principal) -> str:
     """The verified claim ``session`` or ``sid``; "" where the token names none: then all that an agent does is one."""
     claims = principal.claims
+    if not claims:
+        return ""
     named = claims.get("session") or claims.get("sid")
     return named if isinstance(named, str) else ""
 

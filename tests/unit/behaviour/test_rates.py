@@ -16,6 +16,8 @@ from tests.unit.behaviour.traffic import BEGINS_S, KINDS, MINUTES_A_DAY, false_a
 RULE = RateRule(id="rate.habit")
 SIGMA = RateRule(id="rate.sigma", limit="mean_sigma")
 DAYS, BUDGET = 7, 0.05
+STEADY = ("Poisson, 20 a minute", "Poisson, 0.5 a minute", "bursty")
+UNSTEADY = ("runs", "office hours", "overdispersed")
 
 
 @pytest.mark.parametrize("mean", [0.01, 0.5, 5.0, 20.0, 300.0])
@@ -31,7 +33,7 @@ def test_the_tail_is_bounded_and_nearly_met(mean: float, spread: float) -> None:
     assert fsum(terms[int(limit * 0.9) - 1 :]) > 1e-5, "a tenth lower would be exceeded more often"
 
 
-@pytest.mark.parametrize("kind", ["Poisson, 20 a minute", "Poisson, 0.5 a minute", "bursty"])
+@pytest.mark.parametrize("kind", STEADY)
 def test_seven_days_of_an_agent_from_its_first_call_on_stay_inside_the_budget(kind: str) -> None:
     """Several agents, because a budget of a twentieth of an alarm a day is not seen in seven days."""
     agents = 3
@@ -40,10 +42,22 @@ def test_seven_days_of_an_agent_from_its_first_call_on_stay_inside_the_budget(ki
     assert begins <= BUDGET * DAYS * agents
 
 
-@pytest.mark.parametrize("kind", ["runs", "office hours", "overdispersed"])
+@pytest.mark.parametrize("kind", UNSTEADY)
 def test_habits_that_are_no_poisson_stay_inside_it_too(kind: str) -> None:
     begins, _ = false_alarms(RULE, KINDS[kind](np.random.default_rng(7), DAYS * MINUTES_A_DAY))
     assert begins <= BUDGET * DAYS
+
+
+def test_a_rate_that_wanders_stays_inside_it_though_it_is_no_model_of_ours() -> None:
+    """Ten agents: with the tail of the estimated spread alone it was near three times the budget."""
+    agents = 10
+    counts = [KINDS["swaying"](np.random.default_rng(seed), DAYS * MINUTES_A_DAY) for seed in range(agents)]
+    begins = sum(false_alarms(RULE, each)[0] for each in counts)
+    assert begins <= BUDGET * DAYS * agents
+
+
+def test_every_kind_of_traffic_is_held_against_the_budget_here() -> None:
+    assert set(KINDS) == {*STEADY, *UNSTEADY, "swaying"}
 
 
 def test_plain_mean_and_sigmas_cry_wolf() -> None:

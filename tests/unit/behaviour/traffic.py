@@ -48,6 +48,15 @@ def overdispersed(random: np.random.Generator, minutes: int) -> Counts:
     return random.poisson(random.gamma(1.0, 5.0, minutes))
 
 
+def swaying(random: np.random.Generator, minutes: int) -> Counts:
+    """Not the model: a rate that wanders by half within hours, so that minutes depend on each other."""
+    steps = random.normal(0, 1, minutes)
+    level = np.zeros(minutes)
+    for minute in range(1, minutes):
+        level[minute] = 0.98 * level[minute - 1] + 0.2 * steps[minute] * 0.5
+    return random.poisson(10 * np.exp(level - level.var() / 2))
+
+
 KINDS: Mapping[str, Callable[[np.random.Generator, int], Counts]] = {
     "Poisson, 20 a minute": poisson(20.0),
     "Poisson, 0.5 a minute": poisson(0.5),
@@ -55,6 +64,7 @@ KINDS: Mapping[str, Callable[[np.random.Generator, int], Counts]] = {
     "runs": runs,
     "office hours": office,
     "overdispersed": overdispersed,
+    "swaying": swaying,
 }
 
 
