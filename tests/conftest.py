@@ -1,4 +1,6 @@
-"""What every test shares: asyncio as the one event loop, and a word at the end on which real components were met."""
+"""What every test shares: asyncio as the one event loop, properties that may be slow, and a word at the end on which
+real components were met.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,13 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)  # how long an example takes says something about the machine, and nothing about the property
+hypothesis.settings.load_profile("patient")
 
 met: dict[str, int] = defaultdict(int)
 missed: dict[str, set[str]] = defaultdict(set)

@@ -40,7 +40,7 @@ class GrpcAgent:
 
     async def predict(self, rows: NDArray[np.float64], model: str = "risk") -> Answer:
         request = encode_predict(model, {"x": rows.astype(np.float32)})
-        call = self.call(request, metadata=self.metadata, timeout=10)
+        call = self.call(request, metadata=self.metadata, timeout=60)
         try:
             outputs = decode_predict(await call)
         except grpc.aio.AioRpcError as error:

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Self
 
 READY_LIMIT_S = 180.0
+STOP_LIMIT_S = 60.0  # of a part that is told to end, on a machine that is busy with other things
 
 
 class PartFailed(Exception):
     """A part ended, or did not become ready; the message names its log."""
 
 
-def free_port() -> int:
+def free_port(wanted: int = 0) -> int:
+    """``wanted`` where nobody listens there, otherwise any."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("127.0.0.1", 0 if wanted and listens(wanted) else wanted))
         return int(probe.getsockname()[1])
 
 
@@ -43,10 +45,10 @@ class Part:
         if self.process.poll() is None:
             os.killpg(self.process.pid, how)
             try:
-                self.process.wait(10)
+                self.process.wait(STOP_LIMIT_S)
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait(10)
+                self.process.wait(STOP_LIMIT_S)
 
 
 @dataclass

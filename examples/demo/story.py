@@ -25,7 +25,7 @@ from examples.demo.terminal import Terminal
 from examples.risk_model.data import Rows, concept_change, load
 
 BATCH_ROWS = 50
-LOOP_LIMIT_S = 150.0
+LOOP_LIMIT_S = 300.0
 
 
 @dataclass
@@ -108,7 +108,7 @@ class Story:
         fallen = await self.analyst.predict(self.rows.inputs[7:9])
         out.check(fallen.rung == "lighter", f"a new question is answered by {fallen.served_by}, marked as lighter")
         start_model_server(self.parts, self.stage)
-        healed = await self._until(lambda answer: answer.rung == "primary", limit_s=30)
+        healed = await self._until(lambda answer: answer.rung == "primary", limit_s=120)
         out.check(healed, "the server is back, probes succeed, the breaker closes by itself")
 
     async def drift(self) -> None:

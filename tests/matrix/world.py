@@ -27,7 +27,7 @@ from tests.matrix.upstreams import Upstream, closed_port
 
 SHIPPED = Path(__file__).parents[2] / "policies"
 EVERYTHING = ["/model", "/model/**", "/tool/**", "/mcp/**", "/feedback"]
-PATIENCE_S = 20  # for what happens at once on a machine that has nothing else to do
+PATIENCE_S = 60  # for what happens at once on a machine that has nothing else to do
 CALL_KINDS = ("intent", "deny", "outcome")
 BEGINNING = 2  # of these in every ledger before its first call here
 UNWATCHED = {"watch": {"metrics": False, "probe": "none"}}  # what reaches the upstream is what a call sent there

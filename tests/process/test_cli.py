@@ -150,7 +150,7 @@ class Started:
         assert process.stdout is not None
         assert any("gateway is up" in line for line in process.stdout)
         port = yaml.safe_load(config.read_text())["server"]["http_port"]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60) as answer:
             assert answer.status == 200
         return process
 
@@ -199,7 +199,7 @@ def test_what_only_shows_at_the_start_ends_with_1_too(
 def test_a_lost_signing_key_is_no_reason_to_make_another(gateways: Started, config: Path, tmp_path: Path) -> None:
     first = gateways.up(config)
     first.terminate()
-    first.communicate(timeout=30)
+    first.communicate(timeout=60)
     (tmp_path / "signing.key").unlink()
     status, told = gateways.ends(config)
     assert (status, "Traceback" in told) == (1, False), told
@@ -219,5 +219,5 @@ def test_a_signal_ends_it_in_order(gateways: Started, config: Path, number: sign
     """What was begun is closed: killed by the signal itself it would leave outcomes and spans unwritten."""
     process = gateways.up(config)
     process.send_signal(number)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=60)
     assert (process.returncode, "Traceback" in said) == (0, False), said

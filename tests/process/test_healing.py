@@ -12,7 +12,7 @@ from controlplane.wiring import ControlPlane
 from tests.matrix.upstreams import Upstream
 from tests.matrix.world import World
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 async def records_of(tmp_path: Path, playbook: dict[str, Any], last: str) -> list[dict[str, Any]]:

@@ -36,6 +36,7 @@ async def test_a_change_of_concept_ends_in_a_promoted_version_and_the_ledger_tel
 ) -> None:
     async with playing(LoopStage(tmp_path, trained=trained)) as scene:
         await scene.stream(rows.part(0, 1_500))
+        await scene.until({"HEALTHY"}, rows.part(0, 1_500))
         assert scene.story() == ["HEALTHY"]
         await scene.until({"PROMOTED"}, rows.part(1_500, None), concept_change)
         await scene.until({"HEALTHY"}, rows.part(1_500, None), concept_change)

@@ -52,7 +52,7 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run
 async def connected(running: Running, mode: str, token: str) -> AsyncIterator[Client]:
     headers = {"authorization": f"Bearer {running.tokens[token]}"}
     async with (
-        httpx2.AsyncClient(headers=headers, timeout=30) as http,
+        httpx2.AsyncClient(headers=headers, timeout=60) as http,
         Client(streamable_http_client(f"{running.url}/mcp/models", http_client=http), mode=mode, cache=None) as client,
     ):
         yield client

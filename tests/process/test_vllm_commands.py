@@ -89,7 +89,7 @@ def test_a_server_is_stayed_with_until_it_is_told_to_end(serving: subprocess.Pop
     assert (key, threads, "secret" in " ".join(arguments)) == ("secret", "1", False)
     (server,) = children_of(serving.pid)
     serving.send_signal(signal.SIGTERM)
-    assert serving.wait(30) == 0
+    assert serving.wait(60) == 0
     with pytest.raises(ProcessLookupError):
         os.kill(server, 0)
 

@@ -23,7 +23,7 @@ from inference.tfserving.server import EmbeddedServer
 from inference.tfserving.settings import EmbeddedServerSettings
 
 MONITOR = Principal(subject="service:monitor", tenant="acme", kind="service")
-PATIENCE_S = 30  # for what happens at once on a machine that has nothing else to do
+PATIENCE_S = 60  # for what happens at once on a machine that has nothing else to do
 
 
 def publish(base: Path, version: int) -> None:
