@@ -12,7 +12,7 @@ import aiohttp
 from controlplane.drift.observed import MEDIA_TYPE
 from controlplane.monitor.packed import decoded
 from controlplane.monitor.settings import MonitorSettings
-from controlplane.retraining.loop import Gateway, GatewayUnavailable, Review, TransitionRefused
+from controlplane.retraining.ports import Gateway, GatewayUnavailable, Review, TransitionRefused
 
 SERVER_ERROR = 500
 TOO_MANY_REQUESTS = 429

@@ -15,14 +15,8 @@ from controlplane.monitor.client import Client, Page
 from controlplane.monitor.reading import call_signals, copy_from, label_from, prediction_from
 from controlplane.monitor.settings import MonitorSettings, WatchedModel
 from controlplane.monitor.watching import Watching
-from controlplane.retraining.loop import (
-    GatewayUnavailable,
-    LoopPorts,
-    LoopSettings,
-    ModelLoop,
-    TransitionRefused,
-    open_loop,
-)
+from controlplane.retraining.loop import LoopSettings, ModelLoop, open_loop
+from controlplane.retraining.ports import GatewayUnavailable, LoopPorts, TransitionRefused
 from controlplane.telemetry.metrics import Metrics
 from inference.tfserving.tensors import TensorError
 from inference.tfserving.wire import WireError

@@ -27,8 +27,8 @@ from controlplane.monitor.settings import MonitorSettings, WatchedModel
 from controlplane.monitor.showing import Showing, Standing, labelled
 from controlplane.policy.documents import BundleError, read_document
 from controlplane.retraining.course import Course, Evidence
-from controlplane.retraining.loop import LoopPorts
 from controlplane.retraining.mlflow_mirror import mirrored
+from controlplane.retraining.ports import LoopPorts
 from controlplane.retraining.runners.choice import RunnerNotInstalled, trainer_for
 from controlplane.retraining.scoring import savedmodel_score
 from controlplane.settings_file import MONITOR_CONFIG

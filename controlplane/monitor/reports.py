@@ -24,7 +24,7 @@ from controlplane.drift.reporter import FAILED, MADE, MadeReport, Reporter
 from controlplane.drift.settings import ReportSettings
 from controlplane.monitor.settings import WatchedModel
 from controlplane.retraining.course import Course
-from controlplane.retraining.loop import GatewayUnavailable, TransitionRefused
+from controlplane.retraining.ports import GatewayUnavailable, TransitionRefused
 from controlplane.telemetry.metrics import Metrics
 
 Matrix = NDArray[np.float64]

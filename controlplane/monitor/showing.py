@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from controlplane.drift.panel import DetectorStatus
 from controlplane.drift.watch import Watch
-from controlplane.retraining.loop import GatewayUnavailable, TransitionRefused
+from controlplane.retraining.ports import GatewayUnavailable, TransitionRefused
 from controlplane.telemetry.metrics import Metrics
 
 SHOW_S = 15.0

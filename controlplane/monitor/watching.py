@@ -35,7 +35,7 @@ from controlplane.monitor.client import Page
 from controlplane.monitor.gaps import Gaps, new_key
 from controlplane.monitor.panels import VersionPanel
 from controlplane.monitor.settings import MonitorSettings, WatchedModel
-from controlplane.retraining.loop import GatewayUnavailable, TransitionRefused
+from controlplane.retraining.ports import GatewayUnavailable, TransitionRefused
 from controlplane.telemetry.metrics import Metrics
 
 SEEN_EVERY_MS = 10_000  # how often an idle monitor writes down that it is there

@@ -7,29 +7,28 @@ as done. A kill between any two of these repeats the asking with the same key, n
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controlplane.drift.edetector import Reference
 from controlplane.drift.hysteresis import BlockSettings, Hysteresis, resumed_hysteresis
 from controlplane.drift.rows import LabelledRow, Prediction
 from controlplane.drift.settings import WatchSettings
 from controlplane.drift.states import TRANSITIONS, Event, Serving, State
-from controlplane.drift.store import Answers, MonitorStore
+from controlplane.drift.store import Answers
 from controlplane.drift.watch import Verdict, Watch, resumed
 from controlplane.retraining.acting_settings import ActingSettings
-from controlplane.retraining.comparing import MILLION, Broken, errors_of, feed, live_rows, none_broken
+from controlplane.retraining.comparing import MILLION, errors_of, feed, live_rows
 from controlplane.retraining.course import Course, Evidence, course_from
+from controlplane.retraining.ports import GatewayUnavailable, LoopPorts, TransitionRefused
 from controlplane.retraining.promotion import PromotionGate, Ruling, resumed_gate
-from controlplane.retraining.scoring import Score, ScoringFailed
+from controlplane.retraining.scoring import ScoringFailed
 from controlplane.retraining.settings import PromotionSettings, TrainingSettings
-from controlplane.retraining.trainer import Candidate, Progress, Trainer, TrainingError, TrainingJob
+from controlplane.retraining.trainer import Candidate, TrainingError, TrainingJob
 from controlplane.retraining.trial import Trial, resumed_trial, rows_of
 from controlplane.retraining.versions import Versions
 
@@ -38,66 +37,6 @@ DAY_MS = 24 * 3600 * 1000
 LOAD_FAILED = "load_failed"  # the gateway's word for a model server that has tried and will not load a version
 ANSWERS = {"healthy": Event.REVIEWED, "fallback": Event.FALLBACK_CHOSEN, "retrain": Event.RETRAIN_GRANTED}
 """What a human may answer while a version is degraded."""
-
-Report = Callable[[Course], Awaitable[Evidence]]
-Describe = Callable[[int, NDArray[np.float64]], None]
-"""(version, inputs it was trained on): leave beside the version what its rows look like. May be done twice."""
-
-
-class GatewayUnavailable(Exception):
-    """The gateway did not answer, or could not do it; the move stays pending and is asked again. ``reason`` is its word
-    for it, if it said one.
-    """
-
-    def __init__(self, detail: str, reason: str = "") -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
-class TransitionRefused(Exception):
-    """The gateway will not have this move; a human must look."""
-
-
-@dataclass(frozen=True, slots=True)
-class Review:
-    """What a human said of a degraded version: one of ``ANSWERS``; ``id`` names the record of it."""
-
-    id: str
-    answer: str
-
-
-class Gateway(Protocol):
-    async def ask(self, model: str, move: Mapping[str, Any]) -> None:
-        """Have ``move`` recorded and done. MUST be idempotent by ``move["key"]``.
-
-        Raises:
-            GatewayUnavailable: ask again.
-            TransitionRefused: do not.
-        """
-        ...
-
-    async def review(self, model: str) -> Review | None:
-        """The newest word of a human about ``model`` since it is degraded. Raises ``GatewayUnavailable``."""
-        ...
-
-
-def leave_undescribed(version: int, inputs: NDArray[np.float64]) -> None:
-    """Nobody wants to know what its rows look like."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopPorts:
-    """What the loop reaches the world through."""
-
-    store: MonitorStore
-    gateway: Gateway
-    trainer: Trainer
-    score: Score
-    report: Report | None
-    progress: Progress
-    broken: Broken = none_broken
-    describe: Describe = leave_undescribed
-    wall_clock: Callable[[], float] = time.time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

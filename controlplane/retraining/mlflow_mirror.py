@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from controlplane.drift.states import State
-from controlplane.retraining.loop import Gateway, Review
+from controlplane.retraining.ports import Gateway, Review
 from controlplane.retraining.runners.rest import Rest
 from controlplane.retraining.settings import MlflowSettings
 from controlplane.retraining.trainer import TrainingError

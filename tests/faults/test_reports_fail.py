@@ -16,7 +16,7 @@ from controlplane.drift.settings import ReportSettings
 from controlplane.monitor import Monitor, WatchedModel
 from controlplane.monitor.reports import Reports, is_due
 from controlplane.retraining.course import Course, Evidence
-from controlplane.retraining.loop import GatewayUnavailable
+from controlplane.retraining.ports import GatewayUnavailable
 from controlplane.telemetry.metrics import Metrics
 from tests.unit.retraining.test_loop import HAPPY, Toy, work
 

@@ -14,7 +14,7 @@ from controlplane.monitor import HttpClient, MonitorSettings
 from controlplane.monitor.process import standings
 from controlplane.monitor.reports import ALARM, body_of
 from controlplane.monitor.showing import Showing
-from controlplane.retraining.loop import TransitionRefused
+from controlplane.retraining.ports import TransitionRefused
 from tests.process.test_watching import Running, gateway
 
 __all__ = ["gateway"]  # a fixture

@@ -23,7 +23,7 @@ from controlplane.monitor.client import Page
 from controlplane.monitor.packed import decoded
 from controlplane.monitor.settings import MonitorSettings, WatchedModel
 from controlplane.monitor.watching import Evidence, Watching
-from controlplane.retraining.loop import GatewayUnavailable
+from controlplane.retraining.ports import GatewayUnavailable
 
 SEEN = {"timeout": 0.0, "schema": 0.0, "latency": 0.01}
 FINE = "The invoice of March is in the folder that you named, and the total of it is 240 euros."

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from controlplane.drift.ring import ObservationRing
 from controlplane.drift.states import Event, Serving, State, line_of, serving_after
 from controlplane.monitor import Page
-from controlplane.retraining.loop import GatewayUnavailable, Review
+from controlplane.retraining.ports import GatewayUnavailable, Review
 from inference.tfserving.predict import encode_predict
 from inference.tfserving.tensors import write
 from inference.tfserving.wire import PredictResponse

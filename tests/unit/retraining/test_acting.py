@@ -12,7 +12,7 @@ from controlplane.drift.hysteresis import BlockSettings
 from controlplane.drift.states import State
 from controlplane.monitor import Monitor
 from controlplane.retraining.acting_settings import ActingSettings
-from controlplane.retraining.loop import Review
+from controlplane.retraining.ports import Review
 from controlplane.retraining.settings import TrainingSettings
 
 from .toy import (

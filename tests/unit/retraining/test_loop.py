@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from controlplane.drift.states import Serving
-from controlplane.retraining.loop import GatewayUnavailable, TransitionRefused
+from controlplane.retraining.ports import GatewayUnavailable, TransitionRefused
 from controlplane.retraining.settings import TrainingSettings
 
 from .gateway_with_memory import Killed, RememberingGateway

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from controlplane.retraining.loop import GatewayUnavailable, Review
 from controlplane.retraining.mlflow_mirror import MirroredGateway, MlflowMirror, mirrored
+from controlplane.retraining.ports import GatewayUnavailable, Review
 from controlplane.retraining.settings import MlflowSettings
 from controlplane.retraining.versions import Versions
 

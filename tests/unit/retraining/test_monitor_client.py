@@ -14,7 +14,7 @@ from aiohttp import web
 from click.testing import CliRunner
 
 from controlplane.monitor import HttpClient, MonitorSettings, monitor_command, serve
-from controlplane.retraining.loop import GatewayUnavailable, TransitionRefused
+from controlplane.retraining.ports import GatewayUnavailable, TransitionRefused
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 MOVE = {"key": "k/0", "version": 1, "from": "HEALTHY", "to": "DEGRADED", "reason": "risk_left_band", "evidence": {}}

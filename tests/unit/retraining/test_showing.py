@@ -13,7 +13,7 @@ from typing import Any
 from controlplane.drift.panel import DetectorStatus
 from controlplane.monitor.process import standings
 from controlplane.monitor.showing import LABELLED_ERROR, Showing, Standing, body_of, share_of_way
-from controlplane.retraining.loop import GatewayUnavailable
+from controlplane.retraining.ports import GatewayUnavailable
 from tests.unit.retraining.test_loop import Toy
 
 

@@ -17,7 +17,7 @@ from controlplane.monitor import Monitor, MonitorSettings, WatchedModel
 from controlplane.retraining.acting_settings import ActingSettings
 from controlplane.retraining.comparing import Broken, none_broken
 from controlplane.retraining.course import Course, Evidence
-from controlplane.retraining.loop import LoopPorts
+from controlplane.retraining.ports import LoopPorts
 from controlplane.retraining.scoring import ScoringFailed
 from controlplane.retraining.settings import PromotionSettings, TrainingSettings
 from controlplane.retraining.trainer import Candidate, Progress, TrainingFailed, TrainingJob
