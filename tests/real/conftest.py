@@ -5,12 +5,16 @@ from __future__ import annotations
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.real.redis_server import Redis, RedisServer
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
@@ -79,3 +83,18 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    parts = pytest.importorskip("tests.real.redis_server", reason="the package redis is not installed (extra: redis)")
+    with parts.running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+async def client(redis: RedisServer) -> AsyncIterator[Redis]:
+    """Of a Redis that is empty."""
+    async with redis.client() as client:
+        await client.flushall()
+        yield client

@@ -18,7 +18,7 @@ import pytest
 
 psycopg = pytest.importorskip("psycopg", reason="the package psycopg is not installed (extra: queue)")
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True)

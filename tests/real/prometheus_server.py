@@ -23,7 +23,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 BOARD = json.loads((ROOT / "dashboards" / "overview.json").read_text("utf-8"))
 PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Prometheus:
     def get(self, path: str, **query: str) -> Any:
         address = f"{self.url}/{path}?{urllib.parse.urlencode(query)}"
         try:
-            with urllib.request.urlopen(address, timeout=5) as answer:
+            with urllib.request.urlopen(address, timeout=60) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             with error:
@@ -87,7 +87,7 @@ def scraping(urls: Sequence[str], folder: Path) -> Generator[Prometheus]:
             yield Prometheus(f"http://127.0.0.1:{port}", process)
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(PATIENCE_S)
 
 
 def _job(url: str) -> dict[str, Any]:

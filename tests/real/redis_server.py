@@ -19,7 +19,7 @@ from redis.asyncio import Redis  # noqa: E402  skipped before where there is non
 from controlplane.shared_state import RedisSettings  # noqa: E402  as above
 from controlplane.shared_state.connection import connect  # noqa: E402  as above
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def running_redis() -> Generator[RedisServer]:
         finally:
             process.send_signal(signal.SIGCONT)
             process.terminate()
-            process.wait(10)
+            process.wait(PATIENCE_S)
 
 
 def _wait_until_listening(port: int) -> None:

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no browser at {CHROMIUM}"),
 ]
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage"]
-PATIENCE_MS = 15_000
+PATIENCE_MS = 60_000
 
 
 @asynccontextmanager

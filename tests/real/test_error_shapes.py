@@ -212,7 +212,7 @@ async def tf_gate(embedded: Served, tmp_path: Path) -> AsyncGenerator[Gate]:
         yield gate
 
 
-async def answered(target: str, body: bytes, token: str = "", *, timeout_s: float = 20.0) -> tuple[str, str]:
+async def answered(target: str, body: bytes, token: str = "", *, timeout_s: float = 60.0) -> tuple[str, str]:
     """Code and words."""
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
     async with grpc.aio.insecure_channel(target) as channel:

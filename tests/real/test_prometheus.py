@@ -156,7 +156,7 @@ def test_promtool_finds_no_fault_in_the_exposition(scraped: Scraped) -> None:
     if promtool is None:
         pytest.skip("promtool is not installed (Debian package prometheus)")
     with urllib.request.urlopen(
-        urllib.request.Request(scraped.url, headers={"Accept": "text/plain"}), timeout=5
+        urllib.request.Request(scraped.url, headers={"Accept": "text/plain"}), timeout=60
     ) as page:
         body = page.read()
     run = subprocess.run([promtool, "check", "metrics"], input=body, capture_output=True, check=False)
