@@ -14,11 +14,12 @@ from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
+from controlplane.behaviour.asked import Happened, run_of
 from controlplane.behaviour.oversight import Told
 from controlplane.behaviour.rates import kept, restored
 from controlplane.behaviour.selecting import Deed
 from controlplane.behaviour.verdicts import KIND
-from controlplane.behaviour.watch import Happened, Watch, run_of
+from controlplane.behaviour.watch import Watch
 
 INTENT, DENY = "intent", "deny"
 PAGE = 2000

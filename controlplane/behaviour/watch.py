@@ -7,124 +7,31 @@ yet, or an agent for whom there is no room, is answered as the rule would answer
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 
-from controlplane.behaviour.agents import OWN, PENDING_S, Agent, AgentKey, Agents, Held, Pending, Scope, ScopeKey, Step
+from controlplane.behaviour.agents import OWN, PENDING_S, Agent, AgentKey, Agents, Pending, ScopeKey
+from controlplane.behaviour.asked import Asked, Happened, happened, scope_key
 from controlplane.behaviour.likeness import Reference, embed
 from controlplane.behaviour.loops import Recent, digest_of
 from controlplane.behaviour.rates import Change, Rate
 from controlplane.behaviour.rules import NOTHING, Plan, Rules
 from controlplane.behaviour.said import BY_HAND, Said
-from controlplane.behaviour.selecting import Deed
 from controlplane.behaviour.sequences import Automaton, Part
 from controlplane.behaviour.settings import BehaviourSettings
 from controlplane.behaviour.verdicts import FULL, UNKNOWN, Finding, Verdict, agent_of, denied, satisfies, strictest
 from controlplane.calls import Call, Decision, Effect, Principal, RuleRef
 from controlplane.policy.behaviour import LONGEST_S, ContextRule, LoopRule, RateRule, SequenceRule
 from controlplane.policy.bundle import Bundle
-from controlplane.telemetry.context import parse
 
 RETRY_S = 5.0  # for what is unknown only until the ledger was read
 PENDING_SWEPT = 1000
 OVERDUE_KEPT = 1000
 PPM = 1_000_000
 
-_USUAL = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-"""What nearly everybody sends, and what ``parse`` makes of it in a third of the time."""
-
 Observe = Callable[[Finding], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Happened:
-    """A call as the ledger tells it. ``session`` is None: the ledger does not say. One that was not admitted did
-    nothing, but shows that its agent was there.
-    """
-
-    call_id: str
-    at_s: float
-    tenant: str
-    agent: str
-    deed: Deed
-    run: str
-    session: str | None = None
-    is_admitted: bool = True
-
-
-@dataclass(slots=True)
-class _Asked:
-    """One call while it is judged."""
-
-    principal: Principal
-    call: Call
-    now_s: float
-    name: str
-    agent: Agent
-    rules: Rules
-    _run: ScopeKey | None = None
-    _session: ScopeKey | None = None
-    _found: Scope | None = None  # the run's, and of the session below: looked up once
-    _found_session: Scope | None = None
-
-    def scope(self, key: ScopeKey) -> Scope | None:
-        """What ``touch`` has found for a key of this call; None: nothing, or it was not asked."""
-        if key is self._run:
-            return self._found
-        return self._found_session if key is self._session else None
-
-    def open_scope(self, key: ScopeKey, most: int) -> Scope:
-        found = self.scope(key)
-        if found is None:
-            found = self.agent.open_scope(key, self.now_s, self.rules.file.idle_s, most)
-            self._found = self._found_session = None  # one of them may have made room
-        return found
-
-    def key(self, rule: SequenceRule | LoopRule) -> ScopeKey | None:
-        """Where a rule counts this call; None: nowhere, or the rule leaves this agent alone."""
-        if rule.except_agents and self.name in rule.except_agents:
-            return None
-        within = rule.within
-        if within == "run":
-            if self._run is None:
-                self._run = "run", run_of(self.call.traceparent)
-            if self._run[1]:
-                return self._run
-            if rule.untraced == "skip":
-                return None
-        elif within != "session":
-            return OWN
-        if self._session is None:
-            self._session = "session", session_of(self.principal)
-        return self._session
-
-    @property
-    def key_of_agent(self) -> AgentKey:
-        return self.principal.tenant, self.name
-
-    def hold(self, found: Finding) -> None:
-        gap_s = -inf if found.sort == "rate" and found.change == "begins" else self.rules.file.idle_s
-        new = Held(self.now_s, self.now_s, self.call.id, found.facts)
-        self.agent.hold(found.rule.id, found.scope, new, gap_s)
-
-    def touch(self) -> None:
-        idle_s = self.rules.file.idle_s
-        self._session = self._session or ("session", session_of(self.principal))
-        self._run = self._run or ("run", run_of(self.call.traceparent))
-        self._found_session = self.agent.touch(self._session, self.now_s, idle_s)
-        self._found = self.agent.touch(self._run, self.now_s, idle_s)
-
-    def steps(self, plan: Plan) -> Iterator[Step]:
-        for automaton, part in plan.parts:
-            key = self.key(automaton.rule)
-            if key is not None:
-                yield automaton, part, key
-
-    def pending(self, plan: Plan) -> Pending:
-        return Pending(self.agent, self.rules, lambda: self.steps(plan), self.now_s)
 
 
 class Watch:
@@ -163,7 +70,7 @@ class Watch:
         if agent is None:
             return self._without_memory(plan, decision, rules)
         agent.comes(now_s, rules.file.idle_s)
-        asked = _Asked(principal, call, now_s, name, agent, rules)
+        asked = Asked(principal, call, now_s, name, agent, rules)
         if agent.scopes:
             asked.touch()
         findings = self._findings(asked, plan, permits=decision.permits)
@@ -172,7 +79,7 @@ class Watch:
             self._suppose(asked, plan)
         return answered
 
-    def _findings(self, asked: _Asked, plan: Plan, *, permits: bool) -> list[Finding]:
+    def _findings(self, asked: Asked, plan: Plan, *, permits: bool) -> list[Finding]:
         findings = self._too_often(asked) if asked.rules.rates else []
         if plan.loops:
             findings += self._loops(asked, plan.loops)
@@ -188,7 +95,7 @@ class Watch:
         if agent is not None:
             agent.comes(now_s, rules.file.idle_s)
             if agent.scopes:
-                _Asked(principal, call, now_s, name, agent, rules).touch()
+                Asked(principal, call, now_s, name, agent, rules).touch()
 
     def owed(self, call_id: str) -> list[Verdict]:
         """Verdicts that MUST be in the ledger before this call is; first those that could not be written before."""
@@ -218,7 +125,7 @@ class Watch:
         """The call by rules that came after it was judged."""
         plan, name = rules.plan_of(call.action, call.resource), agent_of(principal)
         agent = self._agents.of((principal.tenant, name), now_s, LONGEST_S) if plan.parts else None
-        return None if agent is None else _Asked(principal, call, now_s, name, agent, rules).pending(plan)
+        return None if agent is None else Asked(principal, call, now_s, name, agent, rules).pending(plan)
 
     def dropped(self, call_id: str) -> Pending | None:
         """The call does not go out after all."""
@@ -227,13 +134,13 @@ class Watch:
             pending.agent.pending.pop(call_id, None)
         return pending
 
-    def _suppose(self, asked: _Asked, plan: Plan) -> None:
+    def _suppose(self, asked: Asked, plan: Plan) -> None:
         if len(self._pending) >= PENDING_SWEPT:
             for call_id in [one for one, p in self._pending.items() if asked.now_s - p.since_s > PENDING_S]:
                 self.dropped(call_id)
         self._pending[asked.call.id] = asked.agent.pending[asked.call.id] = asked.pending(plan)
 
-    def _answered(self, asked: _Asked, decision: Decision, findings: list[Finding]) -> Decision:
+    def _answered(self, asked: Asked, decision: Decision, findings: list[Finding]) -> Decision:
         shown = [self._satisfied(asked, one) for one in findings]
         if self.said.lifts:
             shown = [self._left_alone(asked, one) for one in shown]
@@ -264,7 +171,7 @@ class Watch:
         self._observe(finding)
         return denied(decision, finding)
 
-    def _left_alone(self, asked: _Asked, finding: Finding) -> Finding:
+    def _left_alone(self, asked: Asked, finding: Finding) -> Finding:
         rule = finding.rule.id
         if not finding.refuses or not self.said.leaves_alone(asked.key_of_agent, rule, asked.now_s):
             return finding
@@ -273,7 +180,7 @@ class Watch:
             asked.agent.rates[rule].is_throttled = False
         return replace(finding, change="lifted", is_news=False)
 
-    def _satisfied(self, asked: _Asked, finding: Finding) -> Finding:
+    def _satisfied(self, asked: Asked, finding: Finding) -> Finding:
         if finding.answer != "step_up" or not finding.refuses or finding.step_up is None:
             return finding
         if not satisfies(asked.principal, finding.step_up, asked.now_s):
@@ -283,7 +190,7 @@ class Watch:
 
     # --- each sort of rule
 
-    def _too_often(self, asked: _Asked) -> list[Finding]:
+    def _too_often(self, asked: Asked) -> list[Finding]:
         findings = []
         for rule in asked.rules.rates:
             if rule.except_agents and asked.name in rule.except_agents:
@@ -297,7 +204,7 @@ class Watch:
                 findings.append(_rate_finding(asked, rule, rate, change or Change.HOLDS, (before, calm)))
         return findings
 
-    def _loops(self, asked: _Asked, loops: Iterable[LoopRule]) -> list[Finding]:
+    def _loops(self, asked: Asked, loops: Iterable[LoopRule]) -> list[Finding]:
         digest, findings, added = 0, list[Finding](), list[Recent]()
         for rule in loops:
             key = asked.key(rule)
@@ -314,7 +221,7 @@ class Watch:
                 findings.append(self._found(asked, rule, "loop", key, {"calls_in_turn": length}))
         return findings
 
-    def _sequences(self, asked: _Asked, plan: Plan) -> list[Finding]:
+    def _sequences(self, asked: Asked, plan: Plan) -> list[Finding]:
         findings = []
         for automaton, part in plan.last:
             rule = automaton.rule
@@ -337,11 +244,11 @@ class Watch:
                 findings.append(found)
         return findings
 
-    def _unknown(self, asked: _Asked, automaton: Automaton, key: ScopeKey) -> Finding:
+    def _unknown(self, asked: Asked, automaton: Automaton, key: ScopeKey) -> Finding:
         found = self._found(asked, automaton.rule, "sequence", key, {"state": "unknown"})
         return replace(found, reason=UNKNOWN, retry_after_s=RETRY_S)
 
-    def _contexts(self, asked: _Asked, contexts: Iterable[ContextRule]) -> list[Finding]:
+    def _contexts(self, asked: Asked, contexts: Iterable[ContextRule]) -> list[Finding]:
         findings, vector = [], None
         for rule in contexts:
             if asked.name in rule.except_agents:
@@ -372,7 +279,7 @@ class Watch:
 
     def _found(
         self,
-        asked: _Asked,
+        asked: Asked,
         rule: SequenceRule | LoopRule | ContextRule,
         sort: str,
         key: ScopeKey,
@@ -511,36 +418,6 @@ class Watch:
             agent.rates.setdefault(rule, rate)
 
 
-def run_of(traceparent: str) -> str:
-    """The W3C trace id, as the caller names it; "" where it names none."""
-    if _USUAL.fullmatch(traceparent) or (traceparent and parse(traceparent)):
-        return traceparent[3:35]
-    return ""
-
-
-def session_of(principal: Principal) -> str:
-    """The verified claim ``session`` or ``sid``; "" where the token names none: then all that an agent does is one."""
-    claims = principal.claims
-    if not claims:
-        return ""
-    named = claims.get("session") or claims.get("sid")
-    return named if isinstance(named, str) else ""
-
-
-def scope_key(within: str, untraced: str, run: str, session: str) -> ScopeKey | None:
-    """Where a rule counts a call; None: nowhere."""
-    if within == "run":
-        if run:
-            return "run", run
-        return ("session", session) if untraced == "session" else None
-    return ("session", session) if within == "session" else OWN
-
-
-def happened(call: Call, principal: Principal, now_s: float) -> Happened:
-    deed, run = Deed(call.action, call.resource), run_of(call.traceparent)
-    return Happened(call.id, now_s, principal.tenant, agent_of(principal), deed, run, session_of(principal))
-
-
 def _refuses(rule: SequenceRule) -> bool:
     return rule.mode == "enforce" and rule.answer != "alert"
 
@@ -556,7 +433,7 @@ def _deny(decision: Decision, reason: str, rule: RuleRef) -> Decision:
     )
 
 
-def _rate_finding(asked: _Asked, rule: RateRule, rate: Rate, change: Change, before: tuple[int, int]) -> Finding:
+def _rate_finding(asked: Asked, rule: RateRule, rate: Rate, change: Change, before: tuple[int, int]) -> Finding:
     limit, calls = before if change is Change.ENDS else (rate.limit, rate.asked)
     is_news = change is not Change.HOLDS
     return Finding(

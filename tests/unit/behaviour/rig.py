@@ -7,7 +7,7 @@ from math import inf
 from typing import Any
 
 from controlplane.behaviour import BehaviourSettings, Finding, Watch
-from controlplane.behaviour.watch import Happened
+from controlplane.behaviour.asked import Happened
 from controlplane.calls import Call, Decision, Effect, Principal, new_call_id
 from controlplane.policy import Catalogue
 from controlplane.policy.behaviour import Behaviour, BehaviourFile

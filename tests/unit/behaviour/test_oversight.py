@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from controlplane.behaviour import Oversight
+from controlplane.behaviour.asked import Happened
 from controlplane.behaviour.oversight import Told
 from controlplane.behaviour.said import BY_HAND, Word
 from controlplane.behaviour.selecting import Deed
-from controlplane.behaviour.watch import Happened
 from tests.unit.behaviour.rig import Rig, agent, bundle
 from tests.unit.behaviour.test_sequences import LEAK
 

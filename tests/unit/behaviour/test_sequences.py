@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from controlplane.behaviour import BehaviourSettings
+from controlplane.behaviour.asked import Happened
 from controlplane.behaviour.selecting import Deed
-from controlplane.behaviour.watch import Happened
 from controlplane.calls import Principal
 from tests.unit.behaviour.rig import REFUSED, Rig, agent, bundle
 
