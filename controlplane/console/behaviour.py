@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from controlplane.console.agent_words import AgentWords
+from controlplane.console.behaviour_views import LeftAlone
 from controlplane.console.guard import GuardedRoute, permission
 from controlplane.console.problems import DESCRIBED
 from controlplane.console.wishes import Change, Recorded, principal_of, recorded, wish_of
@@ -37,19 +39,9 @@ class Held(BaseModel):
     reason: str
 
 
-class Alone(BaseModel):
-    tenant: str
-    agent: str
-    rule: str
-    since_s: float
-    until_s: float
-    by: str
-    reason: str
-
-
 class HeldList(BaseModel):
     held: list[Held]
-    left_alone: list[Alone] = Field(description="Rules that a person has lifted for an agent until then.")
+    left_alone: Sequence[LeftAlone] = Field(description="Rules that a person has lifted for an agent until then.")
     unknown_rules: int = Field(description="Rules that refuse because their past was not read from the ledger yet.")
 
 
@@ -91,7 +83,7 @@ class BehaviourApi:
         alone = [one for one in control.left_alone() if self.words.sees(by, one.tenant)]
         return HeldList(
             held=[Held.model_validate(one, from_attributes=True) for one in held],
-            left_alone=[Alone.model_validate(one, from_attributes=True) for one in alone],
+            left_alone=alone,
             unknown_rules=control.unknown_rules(),
         )
 
