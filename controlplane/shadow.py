@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 
 from controlplane.drift.observed import Copied
 from inference.backend import Backend, BackendRequest
-from inference.errors import BackendError
+from inference.errors import BackendError, BackendUnavailable
 from inference.tfserving.predict import decode_predict
 from inference.tfserving.tensors import Array, TensorError
 from inference.tfserving.wire import WireError
@@ -31,7 +31,6 @@ from inference.tfserving.wire import WireError
 KIND = "shadow.summary"
 LEAST_URGENT = 9
 NEAR_RELATIVE, NEAR_ABSOLUTE = 0.01, 0.001
-ROWS_AT_FAULT = "rows_out_of_range"  # a copy that the guard of rows keeps back says nothing of the version
 log = logging.getLogger(__name__)
 
 Append = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
@@ -174,7 +173,9 @@ class Shadows:
                 answer = b"".join([chunk async for chunk in chunks])
         except BackendError as error:
             self._note(copy, "failed")
-            if error.reason != ROWS_AT_FAULT:
+            if not isinstance(
+                error, BackendUnavailable
+            ):  # which never reached a server, and says nothing of the version
                 self._show(copy, began_s, failed=error.reason)
             return
         self._show(copy, began_s, answer)

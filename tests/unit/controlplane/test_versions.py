@@ -18,7 +18,7 @@ from controlplane.drift.observed import Copied
 from controlplane.shadow import Shadows, ShadowSettings, Tally, agreement
 from controlplane.versions import AtVersion, share, tries_canary
 from inference.backend import BackendReply, BackendRequest
-from inference.errors import BackendError, BackendRejected, BackendUnavailable
+from inference.errors import BackendError, BackendRejected, BackendTimeout, BackendUnavailable
 from inference.tfserving import tensors, wire
 from inference.tfserving.deployment import Deployment
 from inference.tfserving.predict import encode_predict
@@ -340,11 +340,15 @@ async def test_no_other_call_is_copied_without_an_answer(world: World, reason: s
     assert [request.version for request in world.backend.asked] == [1]
 
 
-async def test_a_copy_that_fails_is_shown_with_its_reason_and_one_with_rows_at_fault_is_not(world: World) -> None:
+async def test_a_copy_that_fails_is_shown_with_its_reason_and_one_that_reached_no_server_is_not(world: World) -> None:
     shown = on_trial(world)
     async with running(world):
-        for reason in ("timeout", "rows_out_of_range"):
-            world.backend.refuse[3] = BackendUnavailable(reason)
+        for error in (
+            BackendTimeout("timeout"),
+            BackendUnavailable("rows_out_of_range"),
+            BackendUnavailable("refused"),
+        ):
+            world.backend.refuse[3] = error
             await world.ask()
             with anyio.fail_after(60):
                 while world.shadows._under_way:
