@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from controlplane.drift.observed import Label
+
 PRIMARY = "primary"
 
 
@@ -45,15 +47,6 @@ class CopiedCall:
     inputs: NDArray[np.float64]
     predicted: NDArray[np.int64]
     number: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Label:
-    """What turned out to be true for one row of a call."""
-
-    call_id: str
-    row: int
-    label: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

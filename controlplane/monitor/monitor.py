@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from controlplane.drift.rows import PRIMARY, Join, Label, Prediction
+from controlplane.drift.observed import Label
+from controlplane.drift.rows import PRIMARY, Join, Prediction
 from controlplane.drift.store import MonitorStore
 from controlplane.monitor.client import Client, Page
 from controlplane.monitor.reading import call_signals, copy_from, label_from, prediction_from

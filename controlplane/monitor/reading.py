@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controlplane.drift.rows import CopiedCall, Label, Prediction
+from controlplane.drift.observed import Label
+from controlplane.drift.rows import CopiedCall, Prediction
 from controlplane.monitor.settings import WatchedModel
 from controlplane.retraining.scoring import classes_of
 from inference.tfserving.tensors import TensorError, read

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from controlplane.drift.rows import Join, Label, Prediction
+from controlplane.drift.observed import Label
+from controlplane.drift.rows import Join, Prediction
 
 
 def prediction(call_id: str, rows: int = 2) -> Prediction:

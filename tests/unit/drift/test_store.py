@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from controlplane.drift.rows import Join, Label, Prediction
+from controlplane.drift.observed import Label
+from controlplane.drift.rows import Join, Prediction
 from controlplane.drift.store import MonitorStore
 
 
