@@ -15,8 +15,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from controlplane.calls import Call, new_call_id
+from controlplane.calls import Call
 from controlplane.gateway.doors import openai
+from controlplane.gateway.doors.listing import list_call
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.model_tools import ModelTool, ModelTools, answer_of
 from controlplane.gateway.problems import BadRequest, Problem
@@ -57,13 +58,6 @@ class FunctionsDoor:
 
     def broken(self, problem: Problem) -> bytes:  # noqa: ARG002  an answer is sent whole or not at all
         return b""
-
-
-def list_call(door: str, traceparent: str) -> Call:
-    """The right to list is that of the model list: it is the same list, with what the models take."""
-    return Call(
-        id=new_call_id(), door=door, action="list", resource="/model", operation="models", traceparent=traceparent
-    )
 
 
 def arguments_in(body: bytes) -> dict[str, Any]:

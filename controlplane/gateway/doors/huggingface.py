@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controlplane.calls import Call, Principal, new_call_id
+from controlplane.gateway.doors.listing import list_call
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.problems import BadRequest, Problem
 from controlplane.policy import Catalogue, ModelEntry
@@ -90,15 +91,7 @@ class HubList(_HubDoor):
         self.visible, self.catalogue, self.live = visible, catalogue, live
 
     async def read_call(self, request: Request) -> Call:
-        return Call(
-            id=new_call_id(),
-            door=self.name,
-            action="list",
-            resource="/model",
-            arguments=questions_in(request.url.query),
-            operation="models",
-            traceparent=request.headers.get("traceparent", ""),
-        )
+        return list_call(self.name, request.headers.get("traceparent", ""), questions_in(request.url.query))
 
     def translate(self, admission: Admission, reply: BackendReply) -> BackendReply:
         chunks, principal, asked = reply.chunks, admission.principal, admission.call.arguments

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from controlplane.calls import Call
-from controlplane.gateway.doors.functions import list_call
+from controlplane.gateway.doors.listing import list_call
 from controlplane.gateway.doors.mcp import MODERN_REVISION, McpDoor
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.model_tools import ModelTool, ModelTools, answer_of

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from controlplane.calls import Call, Principal, new_call_id
+from controlplane.gateway.doors.listing import list_call
 from controlplane.gateway.doors.openai_body import read_fields
 from controlplane.gateway.edge import HttpDoor
 from controlplane.gateway.gateway import Admission
@@ -60,14 +61,7 @@ class ModelListDoor:
         self.visible = visible
 
     async def read_call(self, request: Request) -> Call:
-        return Call(
-            id=new_call_id(),
-            door=self.name,
-            action="list",
-            resource="/model",
-            operation="models",
-            traceparent=request.headers.get("traceparent", ""),
-        )
+        return list_call(self.name, request.headers.get("traceparent", ""))
 
     def translate(self, admission: Admission, reply: BackendReply) -> BackendReply:
         """The catalogue as JSON lines of names, thinned out to what ``principal`` may call."""
