@@ -12,6 +12,7 @@ from controlplane.clock import Clock
 from controlplane.console.behaviour_views import BehaviourControl
 from controlplane.console.cost_views import CostsView
 from controlplane.console.drift_views import DriftView
+from controlplane.console.playbook_views import PlaybooksView
 from controlplane.console.ports import (
     AdaptationControl,
     Authorize,
@@ -61,6 +62,7 @@ class Operations:
     drift: DriftView | None = None
     adaptation: AdaptationControl | None = None
     behaviour: BehaviourControl | None = None
+    playbooks: PlaybooksView | None = None
     learn: Callable[[Sequence[OutcomeLabel]], None] = lambda _labels: None
 
     def ports(self) -> ConsolePorts:
@@ -82,6 +84,7 @@ class Operations:
             replicas=lambda: replicas_shown(self.fleet.replicas()),
             adaptation=self.adaptation,
             behaviour=self.behaviour,
+            playbooks=self.playbooks,
         )
 
     def _take_outcomes(self, labels: Sequence[OutcomeLabel]) -> None:

@@ -58,6 +58,21 @@ class Ran(NamedTuple):
     at_ms: int
 
 
+class Last(NamedTuple):
+    """The latest run of a playbook. ``result`` is ``dry_run``, ``done``, the word of what failed, or "": it is being
+    done, or whoever did it died of it."""
+
+    run: Ran
+    result: str
+
+
+class Observe(Protocol):
+    """``telemetry.Metrics``."""
+
+    def observe_playbook(self, *, playbook: str, result: str) -> None: ...
+    def observe_playbook_left(self, *, playbook: str, left: int) -> None: ...
+
+
 @dataclass(slots=True)
 class Playbooks:
     """``faults`` says what is wrong just now; it must not wait for anything."""
@@ -68,17 +83,41 @@ class Playbooks:
     perform: Mapping[Deed, Perform]
     monotonic: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
+    metrics: Observe | None = None
     _since: dict[tuple[str, Fault], float] = field(default_factory=dict)
     _ran: list[Ran] = field(default_factory=list)
+    _last: dict[str, Last] = field(default_factory=dict)
 
     def resume(self) -> None:
-        """Take the last day's runs from the ledger. Blocking; call before ``run``."""
+        """Take the last day's runs, and each playbook's latest, from the ledger. Blocking; call before ``run``."""
         after = -1
-        while records := self.ledger.read(after, PAGE, kinds=[RUN]):
+        while records := self.ledger.read(after, PAGE, kinds=[RUN, DONE]):
             after = records[-1].index
-            said = [(record.body["playbook"], record.time_ms) for record in records]
-            self._ran += [Ran(run["id"], run["subject"], at_ms) for run, at_ms in said]
+            for record in records:
+                self._take(record)
         self._forget_old()
+
+    def _take(self, record: Record) -> None:
+        said = record.body["playbook"]
+        if record.kind == RUN:
+            run = Ran(said["id"], said["subject"], record.time_ms)
+            self._ran.append(run)
+            self._last[run.playbook] = Last(run, "dry_run" if said["dry_run"] else "")
+        elif said["id"] in self._last:
+            self._last[said["id"]] = self._last[said["id"]]._replace(result=said["outcome"])
+
+    def left(self, book: Playbook) -> int:
+        """How often it may still run, of what it may in a day."""
+        self._forget_old()
+        return max(0, book.per_day - sum(ran.playbook == book.id for ran in self._ran))
+
+    def last(self, book: Playbook) -> Last | None:
+        return self._last.get(book.id)
+
+    def lasting(self, book: Playbook) -> Mapping[str, float]:
+        """What is at fault just now, as of the latest look: subject to seconds."""
+        now_s = self.monotonic()
+        return {fault.subject: now_s - since_s for (name, fault), since_s in self._since.items() if name == book.id}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -103,12 +142,13 @@ class Playbooks:
             for (name, fault), since_s in lasting.items():
                 if name == book.id and now_s - since_s >= book.for_s and self._may_run(book, fault):
                     await self._follow(book, fault)
+            if self.metrics is not None:
+                self.metrics.observe_playbook_left(playbook=book.id, left=self.left(book))
 
     def _may_run(self, book: Playbook, fault: Fault) -> bool:
-        self._forget_old()
-        now_ms, mine = self._now_ms(), [ran for ran in self._ran if ran.playbook == book.id]
-        rested = all(now_ms - ran.at_ms >= book.pause_s * 1000 for ran in mine if ran.subject == fault.subject)
-        return rested and len(mine) < book.per_day
+        left, now_ms = self.left(book), self._now_ms()
+        mine = [ran for ran in self._ran if (ran.playbook, ran.subject) == (book.id, fault.subject)]
+        return left > 0 and all(now_ms - ran.at_ms >= book.pause_s * 1000 for ran in mine)
 
     def _forget_old(self) -> None:
         now_ms = self._now_ms()
@@ -117,10 +157,13 @@ class Playbooks:
     async def _follow(self, book: Playbook, fault: Fault) -> None:
         said: dict[str, Any] = {"id": book.id, "model": book.model, "subject": fault.subject, "when": fault.when}
         said |= {"do": book.do, "dry_run": int(book.dry_run)}
-        self._ran.append(Ran(book.id, fault.subject, self._now_ms()))  # also when the record fails: it may have landed
+        run = Ran(book.id, fault.subject, self._now_ms())
+        self._ran.append(run)  # also when the record fails: it may have landed
         receipt = await self.ledger.append(RUN, {"playbook": said})
         log.warning("playbook", extra=said)
+        self._last[book.id] = Last(run, "")
         if book.dry_run:
+            self._ended(run, "dry_run")
             return
         outcome = "done"
         try:
@@ -128,7 +171,13 @@ class Playbooks:
         except DeedFailed as failure:
             outcome = failure.reason
             log.warning("a playbook's deed failed: %s", failure, extra={"playbook": book.id})
+        self._ended(run, outcome)
         await self.ledger.append(DONE, {"playbook": {"run": receipt.event_id, "id": book.id, "outcome": outcome}})
+
+    def _ended(self, run: Ran, result: str) -> None:
+        self._last[run.playbook] = Last(run, result)
+        if self.metrics is not None:
+            self.metrics.observe_playbook(playbook=run.playbook, result=result)
 
     def _now_ms(self) -> int:
         return int(self.wall_clock() * 1000)

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from controlplane.adaptation.signals import Subject
 from controlplane.adapting import Adapting
 from controlplane.calls import Principal
+from controlplane.console.playbook_views import PlaybookShown
 from controlplane.console.ports import AdaptedShown, NotFound, ReplicaShown, RuleShown
+from controlplane.playbook_settings import Playbook
+from controlplane.playbooks import Playbooks
 from controlplane.policy import BundlePolicy
 from controlplane.pools import ReplicaView
 
@@ -27,6 +30,35 @@ def replicas_shown(views: Iterable[ReplicaView]) -> Sequence[ReplicaShown]:
         )
         for each in views
     ]
+
+
+class PlaybooksShown:
+    """``console.playbook_views.PlaybooksView``."""
+
+    def __init__(self, playbooks: Playbooks) -> None:
+        self._playbooks = playbooks
+
+    def status(self) -> Sequence[PlaybookShown]:
+        return [self._shown(book) for book in self._playbooks.settings.playbooks]
+
+    def _shown(self, book: Playbook) -> PlaybookShown:
+        last = self._playbooks.last(book)
+        return PlaybookShown(
+            id=book.id,
+            model=book.model,
+            when=book.when,
+            for_s=book.for_s,
+            do=book.do,
+            program=book.command[0] if book.command else "",
+            dry_run=book.dry_run,
+            per_day=book.per_day,
+            left=self._playbooks.left(book),
+            pause_s=book.pause_s,
+            lasting=self._playbooks.lasting(book),
+            last_at_ms=None if last is None else last.run.at_ms,
+            last_subject="" if last is None else last.run.subject,
+            last_result="" if last is None else last.result,
+        )
 
 
 class AdaptationShown:

@@ -68,7 +68,7 @@ from controlplane.resilience.breaker import Transition
 from controlplane.response_cache import Parts
 from controlplane.saved_answers import VersionSpokenFor, cache_parts
 from controlplane.settings import Settings
-from controlplane.shown import AdaptationShown
+from controlplane.shown import AdaptationShown, PlaybooksShown
 from controlplane.spending import Spending
 from controlplane.telemetry.metrics import Metrics
 from controlplane.telemetry.tracing import build_tracing
@@ -144,6 +144,7 @@ class ControlPlane:
             await self._money(stack, tasks, redis)
             await self._behaviour(stack, tasks)
             self.drift_desk = await self._desk(stack)
+            self.playbooks = self._playbooks()
             self.gateway = await self._gateway(stack, tasks)
             self.app = self._application()
             self.grpc_port = await self._grpc(stack)
@@ -408,6 +409,7 @@ class ControlPlane:
             drift=self.drift_desk,
             adaptation=AdaptationShown(self.adapting, self.policy),
             behaviour=BehaviourDesk(self.oversight, self.clock.wall),
+            playbooks=PlaybooksShown(self.playbooks),
         )
         return console(operations.ports(), self.settings.console, monotonic=self.clock.monotonic)
 
@@ -417,15 +419,22 @@ class ControlPlane:
             self.settings.identity, resource=f"{public}/{resource}" if resource else None
         )
 
-    async def _heal(self, tasks: anyio.abc.TaskGroup) -> None:
-        if not self.settings.healing.playbooks:
-            return
+    def _playbooks(self) -> Playbooks:
         deeds, clock = FleetDeeds(self.fleet), self.clock
-        playbooks = Playbooks(
-            self.settings.healing, self.ledger, deeds.faults, deeds.table(), clock.monotonic, clock.wall
+        return Playbooks(
+            self.settings.healing,
+            self.ledger,
+            deeds.faults,
+            deeds.table(),
+            clock.monotonic,
+            clock.wall,
+            self.metrics,
         )
-        await anyio.to_thread.run_sync(playbooks.resume)
-        tasks.start_soon(playbooks.run)
+
+    async def _heal(self, tasks: anyio.abc.TaskGroup) -> None:
+        if self.settings.healing.playbooks:
+            await anyio.to_thread.run_sync(self.playbooks.resume)
+            tasks.start_soon(self.playbooks.run)
 
     def _begin_adapting(self) -> None:
         self.adapting.begin(

@@ -33,6 +33,8 @@ from controlplane.console.model_pages import ModelPages
 from controlplane.console.observations import ObservationsApi
 from controlplane.console.operating_pages import OperatingPages
 from controlplane.console.pages import Pages
+from controlplane.console.playbook_pages import PlaybookPages
+from controlplane.console.playbooks import PlaybooksApi
 from controlplane.console.ports import (
     BreakerView,
     ConsoleError,
@@ -181,6 +183,8 @@ def build(
         app.include_router(DriftApi(ports.drift).router())
     if ports.behaviour is not None:
         app.include_router(BehaviourApi(AgentWords(ports.behaviour, changes, ports.sees)).router())
+    if ports.playbooks is not None:
+        app.include_router(PlaybooksApi(ports.playbooks).router())
     app.router.routes.extend(_pages(ports, changes, guard, settings, app.openapi))
     for known in (ConsoleError, AuditUnavailable, RequestValidationError, HTTPException):
         app.add_exception_handler(known, _answer_problem)
@@ -194,6 +198,7 @@ def _pages(
 ) -> list[BaseRoute]:
     links = {"/console": "Overview", "/console/models": "Models", "/console/reviews": "Reviews"}
     links |= {"/console/adaptation": "Adaptation"} if ports.adaptation is not None else {}
+    links |= {"/console/playbooks": "Playbooks"} if ports.playbooks is not None else {}
     links |= {"/console/behaviour": "Behaviour"} if ports.behaviour is not None else {}
     links |= {"/console/costs": "Costs"} if ports.costs is not None else {}
     frame = Frame(ports.authorize, guard, settings, links | {"/console/calls": "Calls"})
@@ -203,6 +208,8 @@ def _pages(
     if ports.behaviour is not None:
         words = AgentWords(ports.behaviour, changes, ports.sees)
         routes += BehaviourPages(words, ports.ledger, frame).routes()
+    if ports.playbooks is not None:
+        routes += PlaybookPages(ports.playbooks, ports.ledger, frame).routes()
     return routes
 
 

@@ -20,6 +20,7 @@ from controlplane.calls import Principal, RuleRef
 from controlplane.console.behaviour_views import BehaviourControl
 from controlplane.console.cost_views import CostsView
 from controlplane.console.drift_views import DriftView
+from controlplane.console.playbook_views import PlaybooksView
 from controlplane.console.review_views import ReviewControl
 
 
@@ -301,3 +302,4 @@ class ConsolePorts:
     replicas: Callable[[], Sequence[ReplicaShown]] = list
     adaptation: AdaptationControl | None = None
     behaviour: BehaviourControl | None = None
+    playbooks: PlaybooksView | None = None

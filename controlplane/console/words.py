@@ -39,6 +39,14 @@ def moment(time_ms: float) -> str:
     return at.strftime("%H:%M:%S" if at.date() == datetime.now(UTC).date() else "%b %d, %H:%M")
 
 
+def span(seconds: float) -> str:
+    """How long: 45 s, 15 min, 3 h, 2 d."""
+    fitting = ((size, unit) for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")) if seconds >= 1.5 * size)
+    size, unit = next(fitting, (1, "s"))
+    count = seconds / size
+    return f"{count:.0f} {unit}" if count >= 10 else f"{count:.1f}".removesuffix(".0") + f" {unit}"  # noqa: PLR2004
+
+
 def fact_name(name: str) -> str:
     """`likeness_ppm` is the likeness; units stand beside the value."""
     for unit in ("_ppm", "_s"):
@@ -90,6 +98,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "clock": clock,
     "day": day,
     "moment": moment,
+    "span": span,
     "fact": fact,
     "fact_name": fact_name,
     "ms": milliseconds,

@@ -47,5 +47,17 @@ ROW = Row(
                 ("sum(controlplane_behaviour_unknown_rules)", "rules without their past"),
             ),
         ),
+        Panel(
+            "Playbooks",
+            "Runs in the shown range by result, dry runs too; and how often each may still run within its day.",
+            "short",
+            (
+                (
+                    "sum by (playbook, result) (increase(controlplane_playbook_runs_total[$__range]))",
+                    "{{playbook}} {{result}}",
+                ),
+                ("min by (playbook) (controlplane_playbook_runs_left)", "{{playbook}} may still run"),
+            ),
+        ),
     ),
 )

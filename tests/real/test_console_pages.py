@@ -12,9 +12,11 @@ import pytest
 
 from controlplane.console.behaviour_views import BY_HAND, LeftAlone
 from controlplane.console.drift_views import SentReport
+from controlplane.console.playbook_views import PlaybookShown
 from controlplane.console.ports import AdaptedShown, LearntView, ReplicaShown, RuleShown
 from tests.real.test_console_browser import Browser, a_busy_morning, browser, pictures, served
 from tests.unit.console.rooms import MINUTE_MS, Rooms, a_held_agent, a_month_of_costs, evidence_at
+from tests.unit.console.test_playbooks_page import WAKE, ran
 from tests.unit.console.world import OPERATOR, World, world
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
@@ -28,6 +30,7 @@ PAGES = {
     "reviews": "reviews",
     "adaptation": "adaptation",
     "behaviour": "behaviour",
+    "playbooks": "playbooks",
     "costs": "costs",
     "calls": "calls",
 }
@@ -68,6 +71,28 @@ async def a_model_in_trouble(console: World) -> None:
         await console.ledger.append(
             "drift.transition", {"drift": drift | {"by": "service:monitor", "evidence": evidence if number else {}}}
         )
+
+
+async def playbooks_that_ran(console: World, rooms: Rooms) -> None:
+    now_ms = round(time.time() * 1000)
+    rooms.playbooks.known = [
+        WAKE,
+        PlaybookShown(
+            id="canary.back", model="risk", when="canary_open", for_s=30.0, do="roll_back", dry_run=False, per_day=2,
+            left=2, pause_s=900.0,
+        ),
+        PlaybookShown(
+            id="tiny.fallback", model="tiny", when="breaker_open", for_s=300.0, do="switch", per_day=20, left=17,
+            pause_s=3_600.0, lasting={"tiny": 1_260.0}, last_at_ms=now_ms - 900_000, last_subject="tiny",
+            last_result="dry_run",
+        ),
+    ]  # fmt: skip
+    await ran(console, "done")
+    await ran(console, "command_timeout")
+    await ran(console, None)
+    await ran(
+        console, None, id="tiny.fallback", model="tiny", subject="tiny", when="breaker_open", do="switch", dry_run=1
+    )
 
 
 async def agents_in_trouble(console: World, rooms: Rooms) -> None:
@@ -135,6 +160,7 @@ async def filled(console: World, rooms: Rooms, html: bytes) -> None:
         ),
     ]
     await agents_in_trouble(console, rooms)
+    await playbooks_that_ran(console, rooms)
     assert rooms.desk is not None
     now_ms = round(time.time() * 1000)
     for step in range(STEPS):

@@ -37,6 +37,12 @@ class LoadMetrics(Inventory):
         self._behaviour_unknown = self._gauge(
             "behaviour_unknown_rules", "Rules that refuse because their past was not read from the ledger yet."
         )
+        self._playbook_runs = self._counter(
+            "playbook_runs_total", "Runs of playbooks: done, dry_run, or the word of what failed.", "playbook", "result"
+        )
+        self._playbook_left = self._gauge(
+            "playbook_runs_left", "How often a playbook may still run within its day.", "playbook"
+        )
 
     @fails_open
     def observe_gate(self, *, gate: str, limit: int, running: int, waiting: int) -> None:
@@ -66,3 +72,11 @@ class LoadMetrics(Inventory):
     def observe_behaviour_memory(self, *, agents: int, unknown_rules: int) -> None:
         self._behaviour_agents.child().set(agents)
         self._behaviour_unknown.child().set(unknown_rules)
+
+    @fails_open
+    def observe_playbook(self, *, playbook: str, result: str) -> None:
+        self._playbook_runs.child(playbook, result).inc()
+
+    @fails_open
+    def observe_playbook_left(self, *, playbook: str, left: int) -> None:
+        self._playbook_left.child(playbook).set(left)

@@ -13,6 +13,7 @@ from typing import Any
 from controlplane.calls import Principal
 from controlplane.console.behaviour_views import BY_HAND, AgentWord, HeldAgent, LeftAlone
 from controlplane.console.cost_views import BudgetView, CostView
+from controlplane.console.playbook_views import PlaybookShown
 from controlplane.console.ports import AdaptedShown, LearntView, NotFound, ReplicaShown, RuleShown
 from controlplane.drift_desk import DriftDesk
 from tests.unit.console.world import Noted, World
@@ -119,6 +120,14 @@ class Behaviour:
         self.words.append(("block", word, index))
 
 
+@dataclass
+class Playbooks:
+    known: list[PlaybookShown] = field(default_factory=list)
+
+    def status(self) -> Sequence[PlaybookShown]:
+        return self.known
+
+
 @dataclass(frozen=True)
 class Answered:
     id: str
@@ -149,6 +158,7 @@ class Rooms:
     adaptation: Adaptation = field(default_factory=Adaptation)
     reviews: Reviews = field(default_factory=Reviews)
     behaviour: Behaviour = field(default_factory=Behaviour)
+    playbooks: Playbooks = field(default_factory=Playbooks)
     servers: list[ReplicaShown] = field(default_factory=list)
     desk: DriftDesk | None = None
 
@@ -160,6 +170,7 @@ class Rooms:
             "adaptation": self.adaptation,
             "reviews": self.reviews,
             "behaviour": self.behaviour,
+            "playbooks": self.playbooks,
             "drift": self.desk,
             "replicas": lambda: self.servers,
         }

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from controlplane.console.playbook_views import PlaybookShown
 from controlplane.console.ports import LearntView, ReplicaShown
 from tests.unit.console.rooms import Rooms, a_held_agent, a_month_of_costs
 from tests.unit.console.world import World, world
@@ -18,6 +19,7 @@ PAGES = {
     "/console/reviews": "/api/selection",
     "/console/adaptation": "/api/console",
     "/console/behaviour": "/api/behaviour",
+    "/console/playbooks": "/api/playbooks",
     "/console/costs": "/api/costs",
     "/console/calls": "/api/calls",
 }
@@ -75,6 +77,11 @@ async def test_strangers_words_are_escaped_everywhere(tmp_path: Path) -> None:
     async with world(tmp_path, rooms) as console:
         await console.call(subject=HOSTILE, name=HOSTILE, operation=HOSTILE)
         rooms.behaviour.now = [a_held_agent(agent=HOSTILE, description=HOSTILE, facts={HOSTILE: HOSTILE})]
+        rooms.playbooks.known = [
+            PlaybookShown(
+                id=HOSTILE, model=HOSTILE, when=HOSTILE, for_s=1.0, do=HOSTILE, program=HOSTILE, lasting={HOSTILE: 1.0}
+            )
+        ]
         rooms.servers = [ReplicaShown(backend="tfs", name=HOSTILE, models=("risk",), state="ready", reason=HOSTILE)]
         rooms.selection.known = [
             LearntView(
@@ -88,7 +95,7 @@ async def test_strangers_words_are_escaped_everywhere(tmp_path: Path) -> None:
                                 "tolerated": 0.1, "crossings": 0}],
         )  # fmt: skip
         client = await signed_in(console)
-        for path in ("models", "models/risk", "reviews", "behaviour", f"calls?q={HOSTILE}"):
+        for path in ("models", "models/risk", "reviews", "behaviour", "playbooks", f"calls?q={HOSTILE}"):
             page = (await client.get(f"/console/{path}")).text
             assert HOSTILE not in page, path
             assert "&lt;script&gt;" in page, path

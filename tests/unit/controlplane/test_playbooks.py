@@ -16,6 +16,7 @@ from controlplane.playbook_deeds import FleetDeeds, run_command
 from controlplane.playbook_settings import Playbook, PlaybookSettings
 from controlplane.playbooks import DONE, RUN, DeedFailed, Fault, Playbooks
 from controlplane.resilience.breaker import Verdict
+from controlplane.shown import PlaybooksShown
 from tests.unit.controlplane.rig import Rig, publish
 
 OPEN = Fault("breaker_open", "risk", "risk/1")
@@ -36,6 +37,13 @@ class Day:
     faults: list[Fault] = field(default_factory=list)
     done: list[Fault] = field(default_factory=list)
     breaks: bool = False
+    told: list[tuple[str, str | int]] = field(default_factory=list)
+
+    def observe_playbook(self, *, playbook: str, result: str) -> None:
+        self.told.append((playbook, result))
+
+    def observe_playbook_left(self, *, playbook: str, left: int) -> None:
+        self.told.append((playbook, left))
 
     def __post_init__(self) -> None:
         self.begin()
@@ -48,6 +56,7 @@ class Day:
             {self.book.do: self.perform},
             lambda: self.now_s,
             lambda: self.now_s,
+            self,
         )
         self.playbooks.resume()
 
@@ -110,6 +119,55 @@ async def test_no_more_than_so_many_times_a_day_and_not_without_a_pause(rig: Rig
     assert len(day.done) == 3
     await day.after(25 * 3600)
     assert len(day.done) == 4
+
+
+async def test_every_run_is_counted_by_its_result_and_what_is_left_is_told(rig: Rig) -> None:
+    day = Day(rig, book(for_s=0, per_day=2, pause_s=900))
+    day.faults = [OPEN]
+    await day.after(0)
+    day.breaks = True
+    await day.after(901)
+    await day.after(901)
+    assert day.told == [("heal", "done"), ("heal", 1), ("heal", "command_failed"), ("heal", 0), ("heal", 0)]
+    await day.after(24 * 3600)
+    assert day.told[-1] == ("heal", 1), "a day later two are given, and one is used"
+
+
+async def test_what_people_see_of_a_playbook_outlives_the_process(rig: Rig) -> None:
+    day = Day(rig, book(for_s=60, per_day=3), breaks=True)
+    day.now_s = time.time()
+    day.faults = [OPEN]
+    view = lambda: PlaybooksShown(day.playbooks).status()[0]  # noqa: E731  of whichever process it is
+    await day.after(0)
+    await day.after(40)
+    assert (view().lasting, view().last_at_ms, view().left) == ({"risk/1": 40.0}, None, 3)
+    await day.after(30)
+    before = view()
+    assert (before.last_result, before.last_subject, before.left) == ("command_failed", "risk/1", 2)
+    day.begin()
+    after = view()
+    assert (after.last_result, after.last_subject, after.left) == ("command_failed", "risk/1", 2)
+    assert abs((after.last_at_ms or 0) - (before.last_at_ms or 0)) < 120_000
+    assert after.lasting == {}
+
+
+async def test_a_run_whose_process_died_is_shown_without_a_result(rig: Rig) -> None:
+    day = Day(rig, book(for_s=0))
+    day.now_s = time.time()
+    said = {"id": "heal", "model": "risk", "subject": "risk/1", "when": "breaker_open", "do": "switch", "dry_run": 0}
+    await rig.ledger.append(RUN, {"playbook": said})
+    day.begin()
+    assert PlaybooksShown(day.playbooks).status()[0].last_result == ""
+
+
+async def test_a_dry_run_is_shown_as_one(rig: Rig) -> None:
+    day = Day(rig, book(dry_run=True, for_s=0))
+    day.now_s = time.time()
+    day.faults = [OPEN]
+    await day.after(0)
+    assert day.told == [("heal", "dry_run"), ("heal", 2)]
+    day.begin()
+    assert PlaybooksShown(day.playbooks).status()[0].last_result == "dry_run"
 
 
 async def test_who_died_in_between_does_not_do_it_again(rig: Rig) -> None:
