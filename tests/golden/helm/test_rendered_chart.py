@@ -35,7 +35,7 @@ def without_copies(each: dict[str, Any]) -> dict[str, Any]:
     return each
 
 
-@pytest.mark.parametrize("name", ["dev", "prod", "gpu"])
+@pytest.mark.parametrize("name", ["dev", "prod", "gpu", "queue"])
 def test_the_chart_renders_as_it_did(name: str) -> None:
     helm: Any = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed (dev group)")
     values = yaml.safe_load((CHART / "examples" / f"values-{name}.yaml").read_text("utf-8"))

@@ -18,6 +18,7 @@ import yaml
 from controlplane.monitor import MonitorSettings
 from controlplane.policy.bundle import build, read_files, revision_of
 from controlplane.settings import load
+from controlplane.worker import queued
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "helm" / "controlplane"
@@ -183,6 +184,49 @@ def test_the_monitor_accepts_its_settings_file(render: Render) -> None:
     assert [model.name for model in settings.models] == ["risk"]
 
 
+def test_workers_train_what_the_monitor_queues(render: Render) -> None:
+    objects = render(example("queue"))
+    text = one(objects, "ConfigMap", "monitor")["data"]["monitor.yaml"]
+    settings = MonitorSettings.model_validate(yaml.safe_load(text))
+    assert set(queued(settings)) == {"risk"}
+    monitor, worker = (one(objects, "Deployment", part)["spec"]["template"]["spec"] for part in ("monitor", "worker"))
+    assert worker["containers"][0]["command"] == [
+        "controlplane",
+        "worker",
+        "--config",
+        "/etc/controlplane/monitor.yaml",
+    ]
+    password = settings.models[0].training.queue.password_file
+    for pod in (monitor, worker):
+        shared = {
+            volume["name"]: volume for volume in pod["volumes"] if volume["name"] in ("config", "queue", "models")
+        }
+        assert shared["queue"]["secret"]["secretName"] == "controlplane-queue"
+        assert shared["config"]["configMap"]["name"] == "r1-controlplane-monitor"
+        assert shared["models"]["persistentVolumeClaim"]["claimName"] == "models"
+        folders = {mount["name"]: Path(mount["mountPath"]) for mount in pod["containers"][0]["volumeMounts"]}
+        assert password is not None
+        assert password.parent == folders["queue"]
+        assert folders["models"] == settings.models_root
+    assert worker["terminationGracePeriodSeconds"] > settings.models[0].training.timeout_s
+
+
+def test_a_worker_holds_no_token_and_needs_no_password(render: Render) -> None:
+    values = example("queue")
+    values["worker"] = {"enabled": True}
+    objects = render(values)
+    for part in ("monitor", "worker"):
+        volumes = one(objects, "Deployment", part)["spec"]["template"]["spec"]["volumes"]
+        assert "queue" not in {volume["name"] for volume in volumes}
+    assert "token" not in {volume["name"] for volume in volumes}
+
+
+def test_without_workers_there_is_no_trace_of_them(render: Render) -> None:
+    text = yaml.safe_dump_all(render(everything()))
+    assert "-worker" not in text
+    assert "5432" not in text
+
+
 def test_a_changed_policy_or_setting_rolls_the_gateway(render: Render) -> None:
     def checksums(values: dict[str, Any]) -> dict[str, str]:
         return dict(one(render(values), "Deployment", "gateway")["spec"]["template"]["metadata"]["annotations"])
@@ -312,6 +356,23 @@ def test_a_model_server_calls_nobody(render: Render) -> None:
         assert all("Egress" in spec["policyTypes"] and not spec.get("egress") for spec in specs)
 
 
+def test_a_worker_reaches_dns_and_the_database_and_nobody_reaches_it(render: Render) -> None:
+    objects = render(example("queue"))
+    worker = labels_of(objects, "worker")
+    for stranger in (labels_of(objects, "gateway"), labels_of(objects, "monitor"), {"app": "agent"}, worker):
+        assert not lets_in(objects, worker, stranger, 8080)
+    specs = [
+        each["spec"]
+        for each in of_kind(objects, "NetworkPolicy")
+        if selects(each["spec"]["podSelector"], worker) and each["spec"].get("egress")
+    ]
+    (spec,) = specs
+    assert [[port["port"] for port in rule["ports"]] for rule in spec["egress"]] == [[53, 53], [5432]]
+    assert spec["egress"][1]["to"] == example("queue")["networkPolicy"]["database"]
+    monitor = one(objects, "NetworkPolicy", "-monitor")["spec"]
+    assert [[port["port"] for port in rule["ports"]] for rule in monitor["egress"]] == [[53, 53], [8080], [5432]]
+
+
 def test_the_gateway_goes_only_to_dns_its_model_servers_and_where_it_is_told(render: Render) -> None:
     spec = one(render(everything()), "NetworkPolicy", "-gateway")["spec"]
     assert [[port["port"] for port in rule["ports"]] for rule in spec["egress"]] == [
@@ -363,6 +424,8 @@ def put(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("tfserving", {"enabled": True}),  # serves nothing
         ("vllm", {"enabled": True, "model": "/weights/x"}),  # no weights
         ("monitor", {"enabled": True}),  # no token
+        ("worker", {"enabled": True}),  # nobody queues
+        ("worker", {"enabled": True, "replicas": 0}),
         ("ledger.size", "many"),
         ("gateway.secretMounts", [{"existingSecret": "x", "mountPath": "/etc/controlplane/more"}]),
         ("gateway.secretMounts", [{"value": "s3cret", "mountPath": "/x"}]),
@@ -374,6 +437,13 @@ def test_the_schema_refuses(render: Render, helm: Any, path: str, value: Any) ->
     render(example("dev"))
     with pytest.raises(helm.HelmValuesError):
         render(put(example("dev"), path, value))
+
+
+def test_the_schema_refuses_workers_that_could_not_reach_their_queue(render: Render, helm: Any) -> None:
+    values = example("queue", networkPolicy={"enabled": False})
+    render(values)
+    with pytest.raises(helm.HelmValuesError):
+        render(values | {"networkPolicy": {"database": []}})
 
 
 def test_the_schema_refuses_a_release_without_settings(render: Render, helm: Any) -> None:
