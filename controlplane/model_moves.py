@@ -39,6 +39,7 @@ VERDICTS = {
     Event.QUIET,
     Event.ROWS_SOUND,
 }
+ENDINGS = {Event.TRAINED: "succeeded", Event.TRAINING_FAILED: "failed", Event.TRAINING_PUT_OFF: "put_off"}
 log = logging.getLogger(__name__)
 
 
@@ -360,9 +361,8 @@ class ModelMoves:
             self._metrics.observe_verdict(model=model, verdict=move.target.value)
         if move.event is Event.RETRAIN:
             self._metrics.observe_retraining_started()
-        if move.event in (Event.TRAINED, Event.TRAINING_FAILED):
-            outcome = "succeeded" if move.event is Event.TRAINED else "failed"
-            self._metrics.observe_retraining_ended(model=model, outcome=outcome)
+        if move.event in ENDINGS:
+            self._metrics.observe_retraining_ended(model=model, outcome=ENDINGS[move.event])
         if move.event in (Event.WON, Event.LOST):
             self._metrics.observe_promotion(model=model, outcome=move.event.value)
 

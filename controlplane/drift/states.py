@@ -39,6 +39,7 @@ class Event(StrEnum):
     RETRAIN = "retrain"
     TRAINED = "trained"
     TRAINING_FAILED = "training_failed"
+    TRAINING_PUT_OFF = "training_put_off"  # nobody was there to train: tried again later, and no attempt is spent
     SHADOW_PASSED = "shadow_passed"
     STEP_PASSED = "step_passed"  # a larger share is tried
     WON = "won"
@@ -89,6 +90,7 @@ def _table() -> tuple[Line, ...]:
         Line(s.DEGRADED, e.RETRAIN, s.RETRAINING),
         Line(s.RETRAINING, e.TRAINED, s.SHADOW),
         Line(s.RETRAINING, e.TRAINING_FAILED, s.ROLLED_BACK),
+        Line(s.RETRAINING, e.TRAINING_PUT_OFF, s.DEGRADED),
         Line(s.SHADOW, e.SHADOW_PASSED, s.CANARY),
         Line(s.SHADOW, e.WON, s.PROMOTED, who.PRIMARY),  # where no canary is wanted
         Line(s.SHADOW, e.LOST, s.ROLLED_BACK),

@@ -10,6 +10,7 @@ from typing import Any
 from controlplane.drift.states import Event, Serving, State, after, line_of, serving_after
 
 Evidence = dict[str, int | str]
+FIRST_WAIT_MS, LONGEST_WAIT_MS = 60_000, 3_600_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,6 +45,8 @@ class Course:
     fallback_gate: dict[str, Any] | None = None
     fallback_upto: int = 0
     jobs_ms: list[int] = field(default_factory=list)  # when the trainings of the last day began
+    put_offs: int = 0  # askings in a row for a training that nobody took
+    not_before_ms: int = 0  # when to ask again
     asked: list[str] = field(default_factory=list)
     heard: str = ""
     answer: str = ""
@@ -90,11 +93,26 @@ class Course:
         self.step += 1
         return event
 
+    def put_off(self, now_ms: int) -> None:
+        """Nobody trained. It costs neither an attempt nor one of the day's jobs, and the next asking waits longer."""
+        self.new_version = None
+        del self.jobs_ms[-1:]
+        self.put_offs += 1
+        self.not_before_ms = now_ms + min(FIRST_WAIT_MS << min(self.put_offs - 1, 10), LONGEST_WAIT_MS)
+
+    def waits_for_trainer(self, now_ms: int) -> bool:
+        """A clock that was set back does not prolong it."""
+        return 0 < self.not_before_ms - now_ms <= LONGEST_WAIT_MS
+
+    def found_trainer(self) -> None:
+        self.put_offs = self.not_before_ms = 0
+
     def begin_anew(self) -> None:
         """A new episode: what belonged to the last one is forgotten."""
         self.episode, self.attempt, self.stage = self.episode + 1, 0, 0
         self.gate = self.fallback_gate = self.report = None
         self.asked.clear()
+        self.found_trainer()
 
     def as_document(self) -> dict[str, Any]:
         return asdict(self)

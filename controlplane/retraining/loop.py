@@ -206,14 +206,17 @@ class ModelLoop:
             case Event.RETRAIN_GRANTED:
                 course.attempt = 0
                 course.asked.clear()
+                course.found_trainer()
             case Event.TRAINED:
                 course.live = 0
-            case Event.SHADOW_PASSED:
-                self._begin_stage(0)
-            case Event.STEP_PASSED:
-                self._begin_stage(course.stage + 1)
+                course.found_trainer()
+            case Event.TRAINING_PUT_OFF:
+                course.put_off(int(self.ports.wall_clock() * 1000))
+            case Event.SHADOW_PASSED | Event.STEP_PASSED:
+                self._begin_stage(0 if event is Event.SHADOW_PASSED else course.stage + 1)
             case Event.LOST | Event.TRAINING_FAILED:
                 course.attempt, course.new_version = course.attempt + 1, None
+                course.found_trainer()
             case Event.WON if course.new_version is not None:
                 course.version, course.new_version = course.new_version, None
                 reference = Reference(evidence["reference_errors"], evidence["reference_rows"])
@@ -323,6 +326,7 @@ class ModelLoop:
         questions = {
             "no_trainer": not training.is_on,
             "attempts_exhausted": course.attempt >= training.attempts,
+            "trainer_unavailable": course.put_offs >= training.attempts,
             "fallback_not_better": course.fallback_gate is not None
             and course.serving is not Serving.FALLBACK
             and course.fallback_gate["ruling"] in (Ruling.REFUSE_WORSE, Ruling.REFUSE_UNDECIDED),
@@ -342,6 +346,8 @@ class ModelLoop:
         if self.ports.store.count_after(course.model, course.change_row) < needed:
             return False
         now_ms = int(self.ports.wall_clock() * 1000)
+        if course.waits_for_trainer(now_ms):
+            return False
         course.jobs_ms = [began for began in course.jobs_ms if now_ms - began < DAY_MS]
         if len(course.jobs_ms) >= self.settings.acting.jobs_per_day:
             return False
@@ -365,7 +371,8 @@ class ModelLoop:
         try:
             candidate = task.result()
         except TrainingError as error:
-            return self._move(Event.TRAINING_FAILED, {"cause": error.reason})
+            event = Event.TRAINING_FAILED if error.was_tried else Event.TRAINING_PUT_OFF
+            return self._move(event, {"cause": error.reason})
         percent = self.settings.acting.shadow_percent or None
         since = self.ports.store.last_number(self.course.model)
         self.course.trial = None if percent is None else Trial(since).snapshot()

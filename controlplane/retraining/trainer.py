@@ -25,9 +25,10 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class TrainingError(Exception):
-    """Root; ``reason`` is a stable word for the ledger."""
+    """Root; ``reason`` is a stable word for the ledger. ``was_tried``: somebody took the job and failed at it."""
 
     reason = "training_failed"
+    was_tried = True
 
 
 class TrainingFailed(TrainingError):
@@ -46,10 +47,12 @@ class TrainingTimeout(TrainingError):
 
 class TrainerBusy(TrainingError):
     reason = "trainer_busy"
+    was_tried = False
 
 
 class TrainerUnavailable(TrainingError):
     reason = "trainer_unavailable"
+    was_tried = False
 
 
 class JobLost(TrainingError):
