@@ -29,7 +29,8 @@ TASK = "controlplane.retrain"
 MISSED_BEATS = 6  # a busy machine is late by one or two
 CONNECT_S = 5.0
 UNREACHABLE = (ConnectorException, psycopg.Error, OSError, TimeoutError)
-LIVE = {Status.TODO.value, Status.DOING.value}
+OVER = {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.ABORTING, Status.ABORTED}
+LIVE = {status.value for status in Status if status not in OVER}  # it waits, or is worked on
 SCHEMA_LOCK = "controlplane schema"
 
 

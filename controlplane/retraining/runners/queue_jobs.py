@@ -96,11 +96,11 @@ def status_of(job: Job, place: Path) -> JobStatus:
     if ended:
         return JobStatus(JobState.FAILED, detail=str(ended.get("detail")), reason=str(ended.get("reason")))
     match job.status:
-        case Status.TODO.value:
-            return JobStatus(JobState.WAITING)
         case Status.DOING.value:
             return JobStatus(JobState.RUNNING)
         case Status.SUCCEEDED.value:
             return JobStatus(JobState.SUCCEEDED)  # what it left is looked at next, and is not there
+        case status if status in LIVE:
+            return JobStatus(JobState.WAITING)
         case _:
             return JobStatus(JobState.LOST, detail=f"job {job.id} {job.status} without a word: its workers died")
