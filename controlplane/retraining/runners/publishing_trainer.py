@@ -61,8 +61,13 @@ class PublishingTrainer:
                 return earlier
             try:
                 return await self._train(versions, job, progress)
-            except OSError as error:
-                raise training_error_for(error) from error
+            except (TrainingError, OSError) as error:
+                published = versions.candidate(job.new_version, job.key)
+                if published is not None:  # another process had the same job, and took its directory away
+                    return published
+                if isinstance(error, OSError):
+                    raise training_error_for(error) from error
+                raise
 
     @contextmanager
     def _alone(self, model: str) -> Iterator[None]:

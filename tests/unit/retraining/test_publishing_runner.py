@@ -17,6 +17,7 @@ from controlplane.retraining.runners.description import DescriptionInvalid, read
 from controlplane.retraining.runners.publishing_trainer import LEFTOVER_S, PublishingTrainer
 from controlplane.retraining.settings import TrainingSettings
 from controlplane.retraining.trainer import (
+    Candidate,
     DiskFull,
     JobLost,
     OutputInvalid,
@@ -204,6 +205,22 @@ async def test_ten_processes_that_waited_for_one_job_publish_one_version(tmp_pat
     trainers = [trainer_of(tmp_path, Waiting(runner)) for _ in range(10)]
     candidates = await asyncio.gather(*(each.train(job_in(tmp_path), lambda _: None) for each in trainers))
     assert len({each.manifest_digest for each in candidates}) == 1
+    assert leftovers(tmp_path / "models") == ["2"]
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "rows.npz.part"), TrainingFailed("no rows")])
+async def test_who_loses_its_directory_to_who_published_the_same_job_has_it_done(
+    tmp_path: Path, runner: FillingRunner, error: Exception
+) -> None:
+    class Overtaken(FillingRunner):
+        async def run(self, description: Any, progress: Any) -> Any:
+            published.append(await trainer_of(tmp_path, runner).train(job_in(tmp_path), progress))
+            assert not description.place.exists()
+            raise error
+
+    published: list[Candidate] = []
+    candidate = await trainer_of(tmp_path, Overtaken(runner.made)).train(job_in(tmp_path), lambda _: None)
+    assert [candidate] == published
     assert leftovers(tmp_path / "models") == ["2"]
 
 
