@@ -18,7 +18,7 @@ import numpy as np
 
 from inference.tfserving.predict import decode_predict, encode_predict
 from inference.tfserving.wire import METHODS
-from tests.matrix.world import JUDGED, Gate
+from tests.matrix.world import JUDGED, PATIENCE_S, Gate
 
 MODERN = "2026-07-28"
 META = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
@@ -158,7 +158,7 @@ Driver = Over | OverGrpc
 async def _leave(asking: Any, gate: Gate) -> None:
     task = asyncio.ensure_future(asking)
     arrived = asyncio.ensure_future(gate.world.upstream.arrived.wait())
-    await asyncio.wait([task, arrived], return_when=asyncio.FIRST_COMPLETED, timeout=20)
+    await asyncio.wait([task, arrived], return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE_S)
     assert not task.done(), "answered, although the upstream hangs"
     task.cancel()
     await asyncio.wait([task])

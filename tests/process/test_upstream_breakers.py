@@ -64,11 +64,11 @@ async def upstream() -> AsyncGenerator[Upstream]:
 
 
 async def test_tool_that_is_gone_is_given_up_after_five_calls_and_shown(upstream: Upstream, tmp_path: Path) -> None:
-    async with running(built(tmp_path, upstream, is_up=False)) as gate:
+    async with running(built(tmp_path, upstream, is_up=False), breaker={"open_s": 60.0}) as gate:
         answers = [await gate.call_tool() for _ in range(7)]
         assert {answer[:2] for answer in answers[:5]} == {(503, "unreachable")}
         assert {answer[:2] for answer in answers[5:]} == {(503, "breaker_open")}
-        assert 4 <= int(answers[-1][2]) <= 6
+        assert 1 <= int(answers[-1][2]) <= 72, "a minute, and a fifth of it by chance"
         assert (gate.state("tool:refund"), gate.state("mcp:clock")) == ("open", "closed")
         async with gate.http.get(f"{gate.url}/api/breakers") as answer:
             shown = {each["name"]: each for each in (await answer.json())["breakers"]}
@@ -106,7 +106,7 @@ async def test_hold_at_one_whole_gateway_refuses_at_the_other(upstream: Upstream
     redis_server = pytest.importorskip("tests.real.redis_server", reason="redis is not installed")
     with redis_server.running_redis() as redis:
         shared = {"redis": {"url": f"redis://127.0.0.1:{redis.port}"}}
-        shared["breaker_sharing"] = {"shared": True, "sync_s": 0.05, "deadline_ms": 2000, "pause_s": 0.05}
+        shared["breaker_sharing"] = {"shared": True, "sync_s": 0.05, "deadline_ms": 5000, "pause_s": 0.05}
         one, other = (built(tmp_path / name, upstream) for name in "ab")
         async with running(one, **shared) as first, running(other, **shared) as second:
             await first.post("/api/breakers/tool:refund/hold", reason="refunds twice")

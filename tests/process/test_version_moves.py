@@ -35,7 +35,8 @@ from inference.tfserving.predict import decode_predict, encode_predict
 X = np.array([[1, 2]], np.float32)
 BODY = encode_predict("risk", {"x": X})
 CALLERS = 8
-BETWEEN_S = 0.15  # of load before and after each move
+BETWEEN_CALLS = 100  # of load before and after each move
+PATIENCE_S = 120
 
 
 def publish(base: Path, version: int) -> None:
@@ -78,7 +79,13 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
     yield servers
     for process in servers.processes:
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE_S)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110  the servers have no event to give
+            await anyio.sleep(0.01)
 
 
 @dataclass
@@ -93,6 +100,7 @@ class Load:
     failed: list[str] = field(default_factory=list)
     answered: Counter[int] = field(default_factory=Counter)
     calls: Iterator[int] = field(default_factory=itertools.count)
+    over: int = 0
     is_over: bool = False
 
     def request(self) -> BackendRequest:
@@ -104,7 +112,7 @@ class Load:
             body=BODY,
             agent=f"agent:{number % 200}",
             tenant="acme",
-            timeout_s=20.0,
+            timeout_s=60.0,
         )
 
     def may_answer(self, request: BackendRequest) -> set[int]:
@@ -124,18 +132,25 @@ class Load:
             except BackendError as error:
                 self.failed.append(f"{error.reason}: {error.detail}")
                 continue
+            finally:
+                self.over += 1
             self.answered[version] += 1
             if version not in may_answer or said != f"risk/{version}":
                 self.wrong.append(f"{request.call_id} of {request.agent}: {version} ({said}), not {may_answer}")
 
+    async def go_on(self) -> None:
+        """Until so many calls that begin now are over."""
+        enough = next(self.calls) + BETWEEN_CALLS + CALLERS
+        await until(lambda: self.over > enough)
+
     async def move(self, act: Callable[[], Awaitable[Any]], to: int) -> None:
         """Both may answer while the move is under way, and only the new one from its acknowledgement on."""
-        await asyncio.sleep(BETWEEN_S)
+        await self.go_on()
         self.meant = {*self.meant, to}
         await act()
         self.meant = {to}
         before = self.answered[to]
-        await asyncio.sleep(BETWEEN_S)
+        await self.go_on()
         assert self.answered[to] > before, f"nobody was answered by {to}"
 
     async def try_canary(self, deployment: Deployment, version: int, percent: int) -> None:
@@ -143,7 +158,7 @@ class Load:
         self.canary, self.meant = 0, {*stable, version}
         await deployment.set_canary("risk", version, percent)
         self.canary, self.percent, self.meant = version if percent else 0, percent, stable
-        await asyncio.sleep(BETWEEN_S)
+        await self.go_on()
 
 
 @pytest.fixture
@@ -156,9 +171,7 @@ async def fleet(servers: Servers, tmp_path: Path) -> AsyncIterator[Fleet]:
     fleet = Fleet(Settings.model_validate(said), lambda: Catalogue(models={"risk": entry}), Clock())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(fleet.keep_deployed)
-        with anyio.fail_after(30):
-            while len(ready(fleet, 1)) < 2:  # noqa: ASYNC110  the servers have no event to give
-                await anyio.sleep(0.01)
+        await until(lambda: len(ready(fleet, 1)) == 2)
         yield fleet
         tasks.cancel_scope.cancel()
     await fleet.aclose()
@@ -199,18 +212,16 @@ async def test_a_server_that_was_killed_meanwhile_is_told_before_it_is_asked(fle
     async with anyio.create_task_group() as tasks:
         for _ in range(CALLERS):
             tasks.start_soon(load.keep_asking)
-        await asyncio.sleep(BETWEEN_S)
+        await load.go_on()
         os.kill(servers.processes[1].pid, signal.SIGKILL)
-        servers.processes[1].communicate(timeout=30)
+        servers.processes[1].communicate(timeout=PATIENCE_S)
         publish(servers.base / "risk", 2)
         await deployment.load("risk", 2)
         await load.move(lambda: deployment.move_label("risk", "stable", 2), 2)
         publish(servers.base / "risk", 3)
         await asyncio.to_thread(servers.start, int(servers.targets[1].rpartition(":")[2]))
-        with anyio.fail_after(30):
-            while servers.targets[1] not in ready(fleet, 2):  # noqa: ASYNC110  the server has no event to give
-                await anyio.sleep(0.01)
-        await asyncio.sleep(BETWEEN_S)
+        await until(lambda: servers.targets[1] in ready(fleet, 2))
+        await load.go_on()
         load.is_over = True
     assert (load.failed, load.wrong) == ([], [])
     assert ready(fleet, 3) == []

@@ -143,7 +143,7 @@ async def test_rules_that_a_reload_brings_are_given_their_past_while_calls_go_on
     assert rig.ask("mail") == "behaviour_state_unknown"
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watching.keep)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await watching.saved.wait()
         tasks.cancel_scope.cancel()
     assert rig.ask("mail") == "behaviour_blocked"

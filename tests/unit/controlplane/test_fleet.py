@@ -104,7 +104,7 @@ async def test_a_restarted_server_is_told_again_what_to_serve(rig: Rig) -> None:
     await rig.server.start()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(rig.fleet.keep_deployed)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while [one.version for one in (await deployment_of(rig).status())["risk"]] != [1]:  # noqa: ASYNC110  the server has no event to give
                 await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
@@ -187,7 +187,5 @@ async def test_signatures_are_learnt_while_the_model_is_kept_deployed(rig: Rig) 
     assert rig.fleet.known("risk") is None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(rig.fleet.keep_deployed)
-        with anyio.fail_after(20):
-            while rig.fleet.known("risk") is None:  # noqa: ASYNC110  a real server's answer has no event here
-                await anyio.sleep(0.01)
+        await until(lambda: rig.fleet.known("risk") is not None)
         tasks.cancel_scope.cancel()

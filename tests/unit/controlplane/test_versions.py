@@ -230,10 +230,14 @@ async def running(world: World) -> AsyncGenerator[None]:
         tasks.start_soon(world.shadows.run, world.append)
         await anyio.lowlevel.checkpoint()
         yield
-        with anyio.fail_after(10):
-            while world.shadows._under_way:
-                await anyio.lowlevel.checkpoint()
+        await until_idle(world)
         tasks.cancel_scope.cancel()
+
+
+async def until_idle(world: World) -> None:
+    with anyio.fail_after(60):
+        while world.shadows._under_way:
+            await anyio.lowlevel.checkpoint()
 
 
 async def test_a_copy_goes_to_the_shadow_and_its_answer_nowhere(world: World) -> None:
@@ -271,7 +275,7 @@ async def test_copies_are_dropped_when_too_many_are_under_way_or_the_model_is_bu
         await world.ask()
         assert world.counted == {"dropped": 1}
         world.backend.gate.set()
-        await anyio.sleep(0.01)
+        await until_idle(world)
         for _ in range(3):
             world.deployment._running["risk", 1] += 1
         await world.ask()

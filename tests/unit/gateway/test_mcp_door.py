@@ -389,7 +389,7 @@ async def test_a_question_in_mid_call_reaches_the_client_before_the_answer_exist
 
     headers = [(b"host", b"localhost"), (b"authorization", b"Bearer alice")]
     scope = {"type": "http", "method": "POST", "path": "/mcp/shop", "query_string": b"", "headers": headers}
-    await asyncio.wait_for(rig.application()(scope, receive, send), 5)
+    await asyncio.wait_for(rig.application()(scope, receive, send), 60)
     assert [part for part in sent if part] == [question, answer]
 
 

@@ -235,7 +235,7 @@ async def test_several_inferences_cannot_hide_another_model(rig, client: Client,
 
 
 async def _until(condition: Any) -> None:
-    async with asyncio.timeout(10):  # never reached unless something is broken
+    async with asyncio.timeout(60):  # never reached unless something is broken
         while not condition():  # noqa: ASYNC110  the doubles remember, they do not signal
             await asyncio.sleep(0)
 
@@ -254,7 +254,7 @@ async def test_a_client_that_cancels_ends_the_call_upstream_and_the_outcome_says
 
 async def test_a_client_s_deadline_bounds_the_call(rig, client: Client) -> None:
     rig.backend.script = [asyncio.Event()]
-    code, _, _ = await client.refused("Predict", encode_predict("risk", X), timeout=0.3)
+    code, _, _ = await client.refused("Predict", encode_predict("risk", X), timeout=2.0)
     assert code is Code.DEADLINE_EXCEEDED
     assert rig.backend.calls[0].call.deadline_s < 60
     await _until(lambda: rig.backend.closed == 1)

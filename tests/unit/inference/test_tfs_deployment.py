@@ -280,7 +280,7 @@ async def test_a_version_in_use_is_not_unloaded_under_a_call(world: World) -> No
     with world.deployment.using("risk", 2):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(world.deployment.unload, "risk", 2)
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 while not world.slept:
                     await anyio.lowlevel.checkpoint()
             assert await reason(_resolved(world, 2)) == "not_found", "no new call begins"

@@ -70,7 +70,7 @@ async def during(stage: Stage, story: Callable[[Supervisor], Awaitable[None]]) -
     supervisor = Supervisor((SERVER,), stage.start, SETTINGS, lambda: stage.now_s, stage.sleep)
     running = asyncio.create_task(supervisor.run())
     try:
-        await asyncio.wait_for(story(supervisor), 5)
+        await asyncio.wait_for(story(supervisor), 60)
     finally:
         running.cancel()
         await asyncio.wait([running])
