@@ -32,7 +32,7 @@ from inference.errors import BackendUnavailable
 
 POLICIES = Path(__file__).parents[2] / "policies"
 AGENT = "agent:tester"
-START_LIMIT_S = 60
+START_LIMIT_S = 150
 
 
 class WithToken:

@@ -23,8 +23,8 @@ NODE_TOOLS = ROOT / ".venv-mcp" / "node_modules" / ".bin"
 GATEWAY = Path(__file__).with_name("mcp_gateway.py")
 OUR_SERVER = Path(__file__).with_name("mcp_everything.py")
 STAMP = re.compile(r"-\d{4}-\d{2}-\d{2}T[\dZ-]+$")
-START_LIMIT_S = 60.0
-SUITE_LIMIT_S = 120.0
+START_LIMIT_S = 180.0
+SUITE_LIMIT_S = 600.0
 
 
 def node_tool(name: str) -> str:
@@ -63,7 +63,7 @@ def serving(command: list[str], until: str, **environment: str) -> Iterator[str]
             process.stdin.close()
             process.terminate()
             try:
-                process.wait(15)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
             if drain.is_alive():
@@ -80,7 +80,7 @@ class RunningGateway:
         """Exit status and words of the offline verifier about the ledger that this gateway wrote."""
         command = [sys.executable, "-m", "controlplane.cli", "audit", "verify"]
         command += ["--ledger", str(self.folder / "ledger.db"), "--key", str(self.folder / "audit/signing.key.pub")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
         return done.returncode, done.stdout + done.stderr
 
 

@@ -32,7 +32,7 @@ async def connected(
     headers = {"authorization": f"Bearer {running.token if token is None else token}"}
     url = f"{running.origin}/mcp/{server}"
     async with (
-        httpx2.AsyncClient(headers=headers, timeout=30) as http,
+        httpx2.AsyncClient(headers=headers, timeout=60) as http,
         Client(streamable_http_client(url, http_client=http), mode=mode, cache=None) as client,
     ):
         yield client

@@ -26,7 +26,7 @@ TENANTS = ("acme", "globex")
 MODEL = {"task": "chat", "backend": "server", "sensitivity": 1, "side_effect": "read", "cost_tier": "low", "owner": "t"}
 RULE = {"id": "agent.models", "on": ["/model", "/model/**"], "do": "*", "effect": "allow"}
 POLL_S = 0.01
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
