@@ -17,8 +17,8 @@ MEDIA_TYPE = "application/msgpack"
 ITEM_BYTES = 400  # about what an item costs besides its bytes
 
 
-class Passed(msgspec.Struct, frozen=True, array_like=True, tag="prediction", gc=False):
-    """A successful prediction. ``reply`` is the answer's bytes in the pieces in which it came."""
+class Answered(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Which call, what of and for whom. ``rung`` is the step of the fallback ladder that answered."""
 
     call_id: str
     at_ms: int
@@ -26,6 +26,11 @@ class Passed(msgspec.Struct, frozen=True, array_like=True, tag="prediction", gc=
     version: int
     principal: str
     rung: str
+
+
+class Passed(Answered, frozen=True, array_like=True, tag="prediction", gc=False):
+    """A successful prediction. ``reply`` is the answer's bytes in the pieces in which it came."""
+
     latency_us: int
     micro_usd: int
     request: bytes
@@ -78,15 +83,9 @@ class Label(msgspec.Struct, frozen=True, array_like=True, tag="label", gc=False)
         return _plain(self)
 
 
-class Signals(msgspec.Struct, frozen=True, array_like=True, tag="signals", gc=False):
+class Signals(Answered, frozen=True, array_like=True, tag="signals", gc=False):
     """What was seen of one call, as numbers by name (``signals.py``). What it says nothing about is absent."""
 
-    call_id: str
-    at_ms: int
-    model: str
-    version: int
-    principal: str
-    rung: str
     values: dict[str, float]
 
     @property

@@ -15,11 +15,9 @@ PRIMARY = "primary"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Prediction:
-    """One answered call. ``inputs`` is (rows, features) float64, ``predicted`` is (rows,) integer classes.
-    ``confidence`` is (rows,) the probability of what was predicted, None where the model says classes alone.
-
-    ``rung`` says which step of the fallback ladder answered; only ``primary`` speaks for the version.
+class Answered:
+    """Which call, what of and for whom. ``rung`` says which step of the fallback ladder answered; only ``primary``
+    speaks for the version.
     """
 
     call_id: str
@@ -28,6 +26,14 @@ class Prediction:
     version: int
     principal: str
     rung: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prediction(Answered):
+    """One answered call. ``inputs`` is (rows, features) float64, ``predicted`` is (rows,) integer classes.
+    ``confidence`` is (rows,) the probability of what was predicted, None where the model says classes alone.
+    """
+
     inputs: NDArray[np.float64]
     predicted: NDArray[np.int64]
     confidence: NDArray[np.float64] | None = None
@@ -50,16 +56,10 @@ class CopiedCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LabelledRow:
+class LabelledRow(Answered):
     """One row whose truth is known. ``inputs`` is (features,) float64."""
 
-    call_id: str
     row: int
-    at_ms: int
-    model: str
-    version: int
-    principal: str
-    rung: str
     inputs: NDArray[np.float64]
     predicted: int
     label: int
