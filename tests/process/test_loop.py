@@ -7,6 +7,7 @@ the survey has 9,190 rows to tell it with.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from examples.demo.stage import Stage
 from examples.risk_model.data import FEATURES, Rows, benign_shift, concept_change, load
-from tests.process.loop_scene import LoopStage, playing, trained_in
+from tests.process.loop_scene import LIMIT_S, LoopStage, playing, trained_in
 
 pytest.importorskip("statsmodels", reason="the example's rows come inside the statsmodels wheel (extra: drift)")
 
@@ -47,6 +48,9 @@ async def test_a_change_of_concept_ends_in_a_promoted_version_and_the_ledger_tel
         assert scene.rungs["lighter"] > 0
         assert scene.answered_by["risk/2"] > 0, "the first hundredth of agents were answered by the canary"
         assert (model["labels"]["stable"], model["canary_percent"], model["state_version"]) == (2, 0, 2)
+        tried = next(move for move in moves if move["reason"] == "shadow_passed")["evidence"]
+        assert (tried["shadow_traffic"], tried["copied_failed"], tried["copied_differing"]) == ("on", 0, 0)
+        assert tried["copied_rows"] >= 100, "its server has answered copies of calls as its files do"
         won = moves[-2]["evidence"]
         assert won["challenger_errors"] < won["champion_errors"]
         assert won["canary_rows"] > 0
@@ -100,7 +104,9 @@ async def test_a_challenger_that_learnt_nonsense_is_refused_twice_and_then_a_hum
     stage = LoopStage(tmp_path, trained=trained, trainer="tests.process.wrong_trainer")
     async with playing(stage) as scene:
         await scene.stream(rows.part(0, 500))
+        deadline_s = time.monotonic() + 2 * LIMIT_S
         while not scene.moves() or scene.moves()[-1]["evidence"].get("cause") != "attempts_exhausted":
+            assert time.monotonic() < deadline_s, scene.story()
             for _ in range(5):
                 await scene.ask_next(await scene.state(), rows.part(500, None), concept_change)
         refused = ["RETRAINING", "SHADOW", "ROLLED_BACK", "DEGRADED"]
@@ -120,8 +126,8 @@ async def test_a_challenger_that_turns_bad_among_agents_is_rolled_back(
     async with playing(LoopStage(tmp_path, trained=trained)) as scene:
         await scene.stream(rows.part(0, 500))
         await scene.until({"CANARY"}, rows.part(500, None), concept_change)
-        await scene.until({"ROLLED_BACK", "DEGRADED"}, rows.part(500, None))
+        await scene.until({"DEGRADED"}, rows.part(500, None))
         lost = next(move for move in scene.moves() if move["reason"] == "lost")
         assert (lost["from"], lost["evidence"]["cause"]) == ("CANARY", "worse")
         model = await scene.model()
-        assert (model["labels"]["stable"], model["canary_percent"]) == (1, 0)
+        assert (model["labels"], model["canary_percent"], model["versions"]) == ({"stable": 1}, 0, [1])
