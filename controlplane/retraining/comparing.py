@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controlplane.drift.store import Answers
-from controlplane.retraining.promotion import PromotionGate
+from controlplane.retraining.promotion import PromotionGate, resumed_gate
 from controlplane.retraining.scoring import Score
 
 Broken = Callable[[int, NDArray[np.float64]], NDArray[np.bool_]]
@@ -43,6 +44,15 @@ def errors_of(
     if other.any():
         given[other] = score(directory, answers.inputs[other])
     return np.asarray(given != answers.labels, np.int64)
+
+
+def gate_of(
+    kept: dict[str, Any] | None, ppm: int, undecided: int, margin_ppm: int = 0, at_least: int = 0
+) -> PromotionGate:
+    """The gate as it was kept, or a new one that is wrong ``ppm`` times in a million."""
+    if kept is not None:
+        return resumed_gate(kept)
+    return PromotionGate(ppm / MILLION, undecided, margin_ppm / MILLION, at_least)
 
 
 def feed(gate: PromotionGate, champion: NDArray[np.int64], challenger: NDArray[np.int64]) -> None:

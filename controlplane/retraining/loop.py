@@ -19,17 +19,17 @@ from controlplane.drift.hysteresis import BlockSettings, Hysteresis, resumed_hys
 from controlplane.drift.rows import LabelledRow, Prediction
 from controlplane.drift.settings import WatchSettings
 from controlplane.drift.states import TRANSITIONS, Event, Serving, State
-from controlplane.drift.store import Answers
 from controlplane.drift.watch import Verdict, Watch, resumed
 from controlplane.retraining.acting_settings import ActingSettings
-from controlplane.retraining.comparing import MILLION, errors_of, feed, live_rows
+from controlplane.retraining.comparing import errors_of, feed, gate_of
+from controlplane.retraining.contest import Contest
 from controlplane.retraining.course import Course, Evidence, course_from
 from controlplane.retraining.ports import GatewayUnavailable, LoopPorts, TransitionRefused
-from controlplane.retraining.promotion import PromotionGate, Ruling, resumed_gate
+from controlplane.retraining.promotion import Ruling
 from controlplane.retraining.scoring import ScoringFailed
 from controlplane.retraining.settings import PromotionSettings, TrainingSettings
 from controlplane.retraining.trainer import Candidate, TrainingError, TrainingJob
-from controlplane.retraining.trial import Trial, resumed_trial, rows_of
+from controlplane.retraining.trial import Trial
 from controlplane.retraining.versions import Versions
 
 WATCHED = {State.LEARNING, State.HEALTHY, State.WARN, State.DATA_FAULT}
@@ -181,7 +181,7 @@ class ModelLoop:
 
     def _publish(self, version: int) -> None:
         course = self.course
-        rows = self._rows(course.version, course.change_row, course.trained_upto)
+        rows = self.ports.rows(course.model, course.version, course.change_row, course.trained_upto)
         if len(rows):
             self.ports.describe(version, rows.inputs)
         self.versions.publish(version)
@@ -277,20 +277,15 @@ class ModelLoop:
             return False
         return self._move(event, {"review": self.course.heard})
 
-    def _rows(self, version: int, after: int, upto: int | None = None) -> Answers:
-        """Labelled rows in (after, upto] such as ``version`` was made for."""
-        answers = self.ports.store.answers_between(self.course.model, after, upto)
-        return answers.where(~self.ports.broken(version, answers.inputs)) if len(answers) else answers
-
     def _judge_fallback(self) -> bool:
         """The fallback answers when it is credibly better on the rows that came after the verdict; see promotion.py."""
         course, acting = self.course, self.settings.acting
         if acting.fallback is None or course.serving is Serving.FALLBACK:
             return False
-        gate = self._gate_of(course.fallback_gate, acting.false_fallback_ppm, acting.fallback_rows)
+        gate = gate_of(course.fallback_gate, acting.false_fallback_ppm, acting.fallback_rows)
         if gate.is_closed:
             return False
-        rows = self._rows(course.version, course.fallback_upto)
+        rows = self.ports.rows(course.model, course.version, course.fallback_upto)
         rows = rows.where(rows.versions == course.version)
         if not len(rows):
             return False
@@ -311,14 +306,6 @@ class ModelLoop:
                 "false_fallback_ppm": acting.false_fallback_ppm,
             },
         )
-
-    @staticmethod
-    def _gate_of(
-        kept: dict[str, Any] | None, ppm: int, undecided: int, margin: int = 0, least: int = 0
-    ) -> PromotionGate:
-        if kept is not None:
-            return resumed_gate(kept)
-        return PromotionGate(ppm / MILLION, undecided, margin / MILLION, least)
 
     def _ask_human(self) -> bool:
         """Each question once in an episode. The loop goes on meanwhile with what it may do alone."""
@@ -351,7 +338,7 @@ class ModelLoop:
         course.jobs_ms = [began for began in course.jobs_ms if now_ms - began < DAY_MS]
         if len(course.jobs_ms) >= self.settings.acting.jobs_per_day:
             return False
-        numbers = self._rows(course.version, course.change_row).numbers
+        numbers = self.ports.rows(course.model, course.version, course.change_row).numbers
         if len(numbers) < needed:
             return False
         trained = len(numbers) * (100 - training.held_out_percent) // 100
@@ -383,7 +370,7 @@ class ModelLoop:
         course = self.course
         if course.new_version is None:
             raise ValueError("no version number was set aside for this training")
-        rows = self._rows(course.version, course.change_row, course.trained_upto)
+        rows = self.ports.rows(course.model, course.version, course.change_row, course.trained_upto)
         self.rows.mkdir(parents=True, exist_ok=True)
         path = self.rows / f"{course.model}-{course.episode}-{course.trainings}.npz"
         unfinished = path.with_suffix(".part.npz")
@@ -398,104 +385,34 @@ class ModelLoop:
         )
 
     def _compare(self) -> bool:
-        """Champion and challenger on rows that the challenger was not trained on; in a canary, on those of its step.
-
-        In its shadow, what its server makes of copies counts besides.
-        """
+        """What follows from what is known of the challenger, and of its server."""
         course = self.course
         if course.new_version is None:
             return False
         candidate = self.versions.candidate(course.new_version, course.job_key)
         if candidate is None:
             return self._move(Event.LOST, {"cause": "candidate_missing"})
-        gate, trial = self._step_gate(), self._trial()
+        contest = Contest(course, candidate, self.versions, self.ports, self.settings.promotion, self.settings.acting)
         try:
-            is_new = self._feed(gate, candidate, course.new_version)
-            is_new |= trial is not None and self._count_copies(trial, candidate)
+            is_new = contest.look()
         except ScoringFailed:
             return self._move(Event.LOST, {"cause": "scoring_failed"})
-        if gate.ruling not in (Ruling.OPEN, Ruling.PROMOTE):
-            return self._move(Event.LOST, {"cause": str(gate.ruling), **self._gate_evidence(gate)})
-        if fault := self._fault_of(trial):
-            return self._move(Event.LOST, {"cause": fault, **self._gate_evidence(gate)})
-        if gate.ruling is Ruling.OPEN or not (trial is None or trial.is_passed(self.settings.acting)):
-            if is_new:
-                self._save()
-            return False
-        return self._go_further(gate, candidate)
+        if cause := contest.lost_by():
+            return self._move(Event.LOST, {"cause": cause, **contest.evidence()})
+        if contest.is_passed:
+            return self._go_further(contest)
+        if is_new:
+            self._save()
+        return False
 
-    def _feed(self, gate: PromotionGate, candidate: Candidate, version: int) -> bool:
-        """Show the gate the rows that came since; whether there were any. Raises ``ScoringFailed``."""
-        course = self.course
-        if gate.is_closed:
-            return False
-        rows = self._rows(course.version, course.gated_upto)
-        if not len(rows):
-            return False
-        copied: dict[int, int] = {}
-        if course.state is State.SHADOW and course.trial is not None:
-            copied = self.ports.store.copied_answers(course.model, version, course.gated_upto)
-        champion = errors_of(rows, course.version, self.versions.directory(course.version), self.ports.score)
-        challenger = errors_of(rows, version, candidate.directory, self.ports.score, copied)
-        feed(gate, champion, challenger)
-        course.gate, course.gated_upto = gate.snapshot(), int(rows.numbers[-1])
-        course.live += live_rows(rows, version) + len(copied.keys() & set(rows.numbers.tolist()))
-        return True
-
-    def _trial(self) -> Trial | None:
-        trial = self.course.trial
-        return None if trial is None or self.course.state is not State.SHADOW else resumed_trial(trial)
-
-    def _count_copies(self, trial: Trial, candidate: Candidate) -> bool:
-        """What its server answered since, against its files; whether there was any. Raises ``ScoringFailed``."""
-        copies = self.ports.store.copies(self.course.model, candidate.version, trial.upto)
-        inputs = rows_of(copies)
-        expected = self.ports.score(candidate.directory, inputs) if len(inputs) else np.empty(0, np.int64)
-        ends = np.cumsum([len(copy.inputs) for copy in copies])[:-1]
-        for copy, classes in zip(copies, np.split(expected, ends), strict=True) if copies else ():
-            trial.count(copy, classes, self.settings.acting.shadow_slow_s)
-        self.course.trial = trial.snapshot()
-        return bool(copies)
-
-    def _fault_of(self, trial: Trial | None) -> str:
-        if trial is None:
-            return ""
-        labelled = self.ports.store.count_after(self.course.model, trial.since)
-        return trial.fault(self.settings.acting, labelled)
-
-    def _step_gate(self) -> PromotionGate:
-        course, promotion, acting = self.course, self.settings.promotion, self.settings.acting
-        kept, ppm, undecided = course.gate, promotion.false_promotion_ppm, promotion.undecided_rows
-        if course.state is State.SHADOW:
-            return self._gate_of(kept, ppm, undecided)
-        return self._gate_of(kept, ppm, undecided, acting.canary_margin_ppm, acting.canary_rows)
-
-    def _go_further(self, gate: PromotionGate, candidate: Candidate) -> bool:
-        """The gate is passed: the next share, or everybody."""
-        percents, evidence = self.settings.acting.canary_percents, self._gate_evidence(gate)
-        stage = 0 if self.course.state is State.SHADOW else self.course.stage + 1
+    def _go_further(self, contest: Contest) -> bool:
+        """The next share, or everybody."""
+        percents, evidence = self.settings.acting.canary_percents, contest.evidence()
+        stage = 0 if contest.in_shadow else self.course.stage + 1
         if stage < len(percents):
-            event = Event.SHADOW_PASSED if self.course.state is State.SHADOW else Event.STEP_PASSED
+            event = Event.SHADOW_PASSED if contest.in_shadow else Event.STEP_PASSED
             return self._move(event, evidence, percents[stage])
-        return self._move(Event.WON, {**evidence, **self._new_reference(candidate)})
-
-    def _gate_evidence(self, gate: PromotionGate) -> Evidence:
-        trial = self._trial()
-        if trial is not None:
-            return {**gate.evidence(), **trial.evidence(), "shadow_traffic": "on", "shadow_rows": self.course.live}
-        if self.course.state is State.SHADOW:
-            return {**gate.evidence(), "shadow_traffic": "off"}
-        percent = self.settings.acting.canary_percents[self.course.stage]
-        return {**gate.evidence(), "canary_percent": percent, "canary_rows": self.course.live}
-
-    def _new_reference(self, candidate: Candidate) -> Evidence:
-        """The challenger's error on every row that it has not been trained on."""
-        rows = self._rows(self.course.version, self.course.trained_upto)
-        errors = int(errors_of(rows, self.course.new_version or 0, candidate.directory, self.ports.score).sum())
-        manifest: Evidence = {"manifest_sha256": candidate.manifest_digest}
-        if not self.settings.acting.canary_percents:
-            manifest["canary"] = "skipped"
-        return {**manifest, "reference_errors": errors, "reference_rows": len(rows), **self._report_evidence()}
+        return self._move(Event.WON, {**evidence, **contest.new_reference(), **self._report_evidence()})
 
     def _start_report(self) -> None:
         if self.ports.report is not None and self.course.report is None and self._reporting is None:

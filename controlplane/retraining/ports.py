@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from controlplane.drift.store import MonitorStore
+from controlplane.drift.store import Answers, MonitorStore
 from controlplane.retraining.comparing import Broken, none_broken
 from controlplane.retraining.course import Course, Evidence
 from controlplane.retraining.scoring import Score
@@ -75,3 +75,8 @@ class LoopPorts:
     broken: Broken = none_broken
     describe: Describe = leave_undescribed
     wall_clock: Callable[[], float] = time.time
+
+    def rows(self, model: str, version: int, after: int, upto: int | None = None) -> Answers:
+        """Labelled rows in (after, upto] such as ``version`` was made for."""
+        answers = self.store.answers_between(model, after, upto)
+        return answers.where(~self.broken(version, answers.inputs)) if len(answers) else answers
