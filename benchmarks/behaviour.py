@@ -5,7 +5,8 @@
 Traffic is simulated and seeded, one count a minute; every agent is watched from its first call on, so that learning is
 inside the figures. "begins" is how often a day a throttle begins (what the ledger records and an agent feels),
 "minutes" in how many minutes a day something would have been refused. x2 to x10 is the share of agents that are
-throttled within the minute when they suddenly call so many times as often as in their busiest minute of a hundred.
+throttled within the minute when they suddenly call so many times as often as in their busiest minute of a hundred, and
+"from" the smallest such rise that is throttled at all, on average.
 Both limits see the same counts.
 """
 
@@ -100,6 +101,7 @@ class Row:
     limit: str
     begins: float
     minutes: float
+    throttled_from: float
     caught: tuple[float, ...]
 
 
@@ -113,7 +115,7 @@ def minute(rule: RateRule, rate: Rate, number: int, count: int) -> tuple[int, bo
 
 
 def measured(name: str, limit: Limit, days: int, agents: int) -> Row:
-    begins = minutes = 0
+    begins, minutes, smallest = 0, 0, 0.0
     rule, caught = RateRule(id="rate.habit", limit=limit), dict.fromkeys(RISES, 0)
     for seed in range(agents):
         counts, rate = KINDS[name](np.random.default_rng(seed), days * MINUTES_A_DAY), Rate()
@@ -121,17 +123,18 @@ def measured(name: str, limit: Limit, days: int, agents: int) -> Row:
             begun, refused = minute(rule, rate, number, count)
             begins, minutes = begins + begun, minutes + refused
         busy = float(np.quantile(counts, 0.99))
+        most = _limit_at_eleven(rule, rate, len(counts))
+        smallest += (most + 1) / busy / agents
         for rise in RISES:
-            caught[rise] += _is_caught(rule, rate, len(counts), max(1, round(rise * busy)))
-    agent_days = days * agents
-    return Row(name, limit, begins / agent_days, minutes / agent_days, tuple(caught[rise] / agents for rise in RISES))
+            caught[rise] += max(1, round(rise * busy)) > most
+    shares = tuple(caught[rise] / agents for rise in RISES)
+    return Row(name, limit, begins / days / agents, minutes / days / agents, smallest, shares)
 
 
-def _is_caught(rule: RateRule, rate: Rate, after: int, count: int) -> bool:
-    """A rise that begins at eleven: a busy hour of every traffic here. The rate itself is not touched."""
+def _limit_at_eleven(rule: RateRule, rate: Rate, after: int) -> int:
+    """Of the first minute of a busy hour of every traffic here. The rate itself is not touched."""
     at = after + 11 * HOUR
-    limit = rate.limit_in(rule, (BEGINS_S + at * 60) // rule.window_s)
-    return count > limit
+    return rate.limit_in(rule, (BEGINS_S + at * 60) // rule.window_s)
 
 
 def costs() -> Iterator[tuple[str, float, float, float]]:
@@ -200,11 +203,13 @@ def main() -> None:
     chosen = parser.parse_args()
     rows = [measured(name, limit, chosen.days, chosen.agents) for name in KINDS for limit in LIMITS]
     rises = "".join(f"  {f'x{rise:g}':>5}" for rise in RISES)
-    print(f"{'traffic':<24}{'limit':<20}{'begins/day':>12}{'minutes/day':>13}{rises}")
+    print(f"{'traffic':<24}{'limit':<20}{'begins/day':>12}{'minutes/day':>13}{'from':>7}{rises}")
     for row in rows:
         caught = "".join(f"  {share:5.0%}" for share in row.caught)
         over = "" if row.limit == "mean_sigma" or row.begins <= BUDGET else "  over its budget"
-        print(f"{row.traffic:<24}{row.limit:<20}{row.begins:>12.3f}{row.minutes:>13.3f}{caught}{over}")
+        print(
+            f"{row.traffic:<24}{row.limit:<20}{row.begins:>12.3f}{row.minutes:>13.3f}{f'x{row.throttled_from:.1f}':>7}{caught}{over}"
+        )
     table = list(costs())
     print(f"\n{'µs of a call':<40}{'check':>8}{'mean':>8}{'record':>8}")
     for name, judge_us, mean_us, record_us in table:

@@ -30,7 +30,7 @@ TOWARDS_AGENT = 30.0  # windows that the agent's own mean weighs in an hour
 HEAVIER = 1.4
 """The tail's spread over the estimated one. A negative binomial takes the rate for gamma distributed; one that wanders
 has a heavier tail of the same variance: a log-normal one exceeds a limit of 1e-5 fifteen times as often. With this it
-does so four times as often, and where nothing is spread nothing changes (decision 016)."""
+does so four times as often, and where nothing is spread nothing changes (decision 022)."""
 SPREAD_EVERY = 16  # windows: it moves slowly, and takes as long as all the rest
 SPREAD_SETTLED = 60.0
 LONGEST_GAP_DAYS = 7  # of silence that is learnt as such; a longer one is an agent that was switched off
