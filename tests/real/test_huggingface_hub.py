@@ -13,11 +13,10 @@ import aiohttp
 import pytest
 
 from controlplane.identity.development import DevelopmentIssuer, Grant
-from controlplane.settings import Settings
 from controlplane.wiring import ControlPlane
 from tests.matrix.upstreams import closed_port
 from tests.matrix.world import listening, until
-from tests.real.conftest import ROOT
+from tests.real.gateway_settings import settings_in
 
 pytestmark = pytest.mark.real("huggingface_hub")
 hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
@@ -44,27 +43,13 @@ async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     issuer = DevelopmentIssuer(tmp_path / "identity")
     nobody = f"127.0.0.1:{closed_port()}"
-    models = {"risk": "/models/risk"}
-    settings = Settings.model_validate(
-        {
-            "state": tmp_path / "state",
-            "server": {"http_port": 0, "grpc_port": 0},
-            "identity": {"issuer": issuer.issuer, "audience": issuer.audience, "jwks_file": issuer.jwks_file},
-            "policy": {"path": ROOT / "policies"},
-            "audit": {
-                "path": tmp_path / "ledger.sqlite",
-                "signing_key": tmp_path / "signing.key",
-                "commitment_key": tmp_path / "commitment.key",
-            },
-            "backends": {
-                "tfs": {"kind": "tfserving", "target": nobody, "models": models},
-                "vllm": {"kind": "openai", "base_url": f"http://{nobody}/v1"},
-            },
-        }
-    )
+    backends = {
+        "tfs": {"kind": "tfserving", "target": nobody, "models": {"risk": "/models/risk"}},
+        "vllm": {"kind": "openai", "base_url": f"http://{nobody}/v1"},
+    }
     names = {"analyst": "agent:analyst", "support": "agent:support", "operator": "user:operator"}
     tokens = {who: issuer.issue(Grant(subject=name, tenant="acme")) for who, name in names.items()}
-    async with ControlPlane(settings) as plane, listening(plane.app) as port:
+    async with ControlPlane(settings_in(tmp_path, issuer, backends)) as plane, listening(plane.app) as port:
         yield Hub(f"http://127.0.0.1:{port}", tokens, plane)
 
 

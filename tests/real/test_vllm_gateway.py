@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,14 +10,14 @@ from pathlib import Path
 
 import openai
 import pytest
-import uvicorn
 
 from audit import LedgerReader
 from audit.verify import verify
 from controlplane.identity.development import DevelopmentIssuer, Grant
-from controlplane.settings import Settings
 from controlplane.wiring import ControlPlane
-from tests.real.conftest import ROOT, RunningVllm
+from tests.matrix.world import listening
+from tests.real.conftest import RunningVllm
+from tests.real.gateway_settings import settings_in
 
 pytestmark = pytest.mark.real("vllm")
 
@@ -40,7 +39,7 @@ class Gate:
 
     async def outcomes(self, count: int) -> list[dict]:
         """The newest ``count`` outcomes; a relaxed call's outcome may come a moment after its last byte."""
-        for _ in range(100):
+        for _ in range(1_200):
             records = LedgerReader(self.ledger).read(kinds=["outcome"])
             found = [{"closes": record.body["closes"], **record.body["outcome"]} for record in records]
             if len(found) >= count:
@@ -52,31 +51,12 @@ class Gate:
 @pytest.fixture
 async def gate(vllm: RunningVllm, key_file: Path, tmp_path: Path) -> AsyncIterator[Gate]:
     issuer = DevelopmentIssuer(tmp_path / "identity")
-    settings = Settings.model_validate(
-        {
-            "state": tmp_path / "state",
-            "server": {"http_port": 0, "grpc_port": 0},
-            "identity": {"issuer": issuer.issuer, "audience": issuer.audience, "jwks_file": issuer.jwks_file},
-            "policy": {"path": ROOT / "policies"},
-            "audit": {
-                "path": tmp_path / "ledger.sqlite",
-                "signing_key": tmp_path / "signing.key",
-                "commitment_key": tmp_path / "commitment.key",
-            },
-            "backends": {"vllm": {"kind": "openai", "base_url": f"{vllm.origin}/v1", "api_key_file": key_file}},
-        }
-    )
+    backend = {"kind": "openai", "base_url": f"{vllm.origin}/v1", "api_key_file": key_file}
+    settings = settings_in(tmp_path, issuer, {"vllm": backend})
     analyst = issuer.issue(Grant(subject="agent:analyst", tenant="acme"))
     courier = issuer.issue(Grant(subject="agent:courier", tenant="globex"))
-    async with ControlPlane(settings) as plane:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            server = uvicorn.Server(uvicorn.Config(plane.app, lifespan="off", log_config=None))
-            serving = asyncio.create_task(server.serve(sockets=[listener]))
-            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            yield Gate(url, analyst, courier, settings.audit.path, plane)
-            server.should_exit = True
-            await serving
+    async with ControlPlane(settings) as plane, listening(plane.app) as port:
+        yield Gate(f"http://127.0.0.1:{port}", analyst, courier, settings.audit.path, plane)
 
 
 async def test_plain_chat_is_answered_and_its_tokens_are_in_the_ledger(gate: Gate) -> None:

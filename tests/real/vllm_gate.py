@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import socket
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import uvicorn
 
 from audit import LedgerReader
 from controlplane.identity.development import DevelopmentIssuer, Grant
-from controlplane.settings import Settings
 from controlplane.wiring import ControlPlane
+from tests.matrix.world import listening
 from tests.real.conftest import ROOT, RunningVllm
+from tests.real.gateway_settings import settings_in
 
 TENANTS = ("acme", "globex")
 MODEL = {"task": "chat", "backend": "server", "sensitivity": 1, "side_effect": "read", "cost_tier": "low", "owner": "t"}
@@ -101,30 +100,8 @@ async def running_before(
     server: dict[str, Any], folder: Path, models: tuple[str, ...], origin: str = ""
 ) -> AsyncGenerator[Gate]:
     issuer = DevelopmentIssuer(folder / "identity")
-    settings = Settings.model_validate(
-        {
-            "state": folder / "state",
-            "server": {"http_port": 0, "grpc_port": 0},
-            "identity": {"issuer": issuer.issuer, "audience": issuer.audience, "jwks_file": issuer.jwks_file},
-            "policy": {"path": write_policies(folder / "policies", models)},
-            "audit": {
-                "path": folder / "ledger.sqlite",
-                "signing_key": folder / "signing.key",
-                "commitment_key": folder / "commitment.key",
-            },
-            "backends": {"server": server},
-            "adaptation": {"enabled": False},  # a full machine would be throttled, as it should be
-        }
-    )
+    policies = write_policies(folder / "policies", models)
+    settings = settings_in(folder, issuer, {"server": server}, policies)
     tokens = {tenant: issuer.issue(Grant(subject=f"agent:{tenant}", tenant=tenant)) for tenant in TENANTS}
-    async with ControlPlane(settings) as plane:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            http = uvicorn.Server(uvicorn.Config(plane.app, lifespan="off", log_config=None))
-            serving = asyncio.create_task(http.serve(sockets=[listener]))
-            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            try:
-                yield Gate(url, origin, tokens, settings.audit.path, plane)
-            finally:
-                http.should_exit = True
-                await serving
+    async with ControlPlane(settings) as plane, listening(plane.app) as port:
+        yield Gate(f"http://127.0.0.1:{port}", origin, tokens, settings.audit.path, plane)

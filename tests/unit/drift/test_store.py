@@ -3,12 +3,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from controlplane.drift.observed import Label
 from controlplane.drift.rows import Join, Prediction
 from controlplane.drift.store import MonitorStore
+from tests.unit.drift.predictions import prediction
 
 
 @pytest.fixture
@@ -16,19 +16,6 @@ def store(tmp_path: Path) -> Iterator[MonitorStore]:
     opened = MonitorStore(tmp_path / "state" / "monitor.sqlite")
     yield opened
     opened.close()
-
-
-def prediction(call_id: str, rows: int = 3) -> Prediction:
-    return Prediction(
-        call_id=call_id,
-        at_ms=1,
-        model="risk",
-        version=1,
-        principal="agent",
-        rung="primary",
-        inputs=np.arange(rows * 2, dtype=np.float64).reshape(rows, 2),
-        predicted=np.ones(rows, np.int64),
-    )
 
 
 def label_all(store: MonitorStore, one: Prediction) -> list[int]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import TaskGroup
 
 from inference.backend import BackendReply, BackendRequest
 from inference.errors import BackendError, BackendRejected, BackendTimeout, BackendUnavailable
@@ -278,15 +279,22 @@ async def test_a_version_in_use_is_not_unloaded_under_a_call(world: World) -> No
     world.publish(2)
     await world.deployment.load("risk", 2)
     with world.deployment.using("risk", 2):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(world.deployment.unload, "risk", 2)
-            with anyio.fail_after(60):
-                while not world.slept:
-                    await anyio.lowlevel.checkpoint()
+        async with unloading(world, 2):
             assert await reason(_resolved(world, 2)) == "not_found", "no new call begins"
             assert 2 in world.a.serving["risk"]
             world.deployment._running.clear()
     assert world.a.serving == world.b.serving == {"risk": {1}}
+
+
+@asynccontextmanager
+async def unloading(world: World, version: int) -> AsyncGenerator[TaskGroup]:
+    """Begun, and waiting for the calls that are under way."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.deployment.unload, "risk", version)
+        with anyio.fail_after(60):
+            while not world.slept:
+                await anyio.lowlevel.checkpoint()
+        yield tasks
 
 
 async def _resolved(world: World, version: int) -> int:
@@ -356,11 +364,7 @@ async def test_whoever_leaves_while_a_version_drains_leaves_it_served_and_known(
     world.publish(2)
     await world.deployment.load("risk", 2)
     with world.deployment.using("risk", 2):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(world.deployment.unload, "risk", 2)
-            with anyio.fail_after(60):
-                while not world.slept:
-                    await anyio.lowlevel.checkpoint()
+        async with unloading(world, 2) as tasks:
             tasks.cancel_scope.cancel()
     assert (await _resolved(world, 2), world.a.serving["risk"]) == (2, {1, 2})
     await world.deployment.unload("risk", 2)
