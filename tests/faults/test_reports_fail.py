@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,12 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from controlplane.drift.history import History
 from controlplane.drift.settings import ReportSettings
 from controlplane.monitor import Monitor, WatchedModel
-from controlplane.monitor.reports import Reports, is_due
+from controlplane.monitor.reports import Reports, Rows, is_due
 from controlplane.retraining.course import Course, Evidence
 from controlplane.retraining.ports import GatewayUnavailable
 from controlplane.telemetry.metrics import Metrics
@@ -77,6 +79,44 @@ async def test_a_report_that_fails_in_its_process_changes_no_move(
     assert desk.shown == []
     text = (await reports.metrics.exposition())[0].decode()
     assert f'controlplane_drift_reports_total{{model="risk",outcome="{said}"}} 1.0' in text
+
+
+async def test_a_report_that_never_ends_holds_no_move_up(tmp_path: Path) -> None:
+    """INJECTED: a report's process that hangs, and a time limit that is far away."""
+    toy, begun = Toy(tmp_path), asyncio.Event()
+    monitor = toy.start()
+    plain = monitor.ports_for
+
+    async def hangs(course: Course) -> Evidence:
+        begun.set()
+        await asyncio.Event().wait()
+        return {}
+
+    monitor.ports_for = lambda model: replace(plain(model), report=hangs)
+    toy.calls(100, turned=False)
+    toy.calls(100, turned=True)
+    async with asyncio.timeout(60):
+        while toy.gateway.path != HAPPY:
+            await monitor.turn()
+            await asyncio.sleep(0)  # the trainer's turn
+            if toy.gateway.ring.newest == monitor.cursor:
+                toy.calls(10, turned=True)
+    assert begun.is_set()
+    assert toy.gateway.ledger[-2]["evidence"]["report"] == "none_yet"
+    await monitor.close()
+
+
+async def test_a_report_that_cannot_even_be_begun_is_a_word_and_no_error(tmp_path: Path) -> None:
+    (tmp_path / "reports").write_text("where the folder should be")
+    toy = Toy(tmp_path)
+    monitor = toy.start()
+    reports = Reports(
+        ReportSettings(), None, lambda: History(tmp_path / "state/monitor.sqlite"), tmp_path / "reports", Metrics("m")
+    )
+    rows = Rows(1, np.zeros((5, 1)), np.ones((5, 1)))
+    made = await reports._make(monitor.settings.models[0], rows, "risk-1-0", "alarm")
+    await monitor.close()
+    assert made.word == "failed"
 
 
 @pytest.mark.parametrize(

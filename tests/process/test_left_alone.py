@@ -65,8 +65,9 @@ async def test_without_its_monitor_calls_go_on_the_gateway_tells_it_and_the_gap_
         scene.parts.running["monitor"].stop(signal.SIGKILL)
         ledger = LedgerReader(scene.stage.ledger)
         gaps = len(ledger.read(kinds=["watch.gap"]))
-        before, asked = unread_s(scene.stage), 0
+        before, asked, deadline_s = unread_s(scene.stage), 0, time.monotonic() + LIMIT_S
         while unread_s(scene.stage) < before + 3:
+            assert time.monotonic() < deadline_s
             start = 500 + asked % 8_000
             await scene.ask(scene.analyst, rows.part(start, start + BATCH_ROWS))
             asked += BATCH_ROWS

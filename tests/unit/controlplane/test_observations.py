@@ -166,6 +166,19 @@ def test_each_life_has_a_name_of_its_own() -> None:
     assert first.page(0, 1)["boot"] == first.page(0, 1)["boot"] != second.page(0, 1)["boot"]
 
 
+def test_how_long_nobody_has_asked_is_told() -> None:
+    now = [100.0]
+    watching = Observations(ObservationSettings(), lambda _: 5, lambda: now[0])
+    now[0] += 400
+    assert (watching.unread_s, watching.status()["unread_s"]) == (400.0, 400.0)
+    watching.page(0, 10)
+    assert watching.unread_s == 0.0
+    now[0] += 7
+    watching.packed(0, 10)
+    now[0] += 1
+    assert watching.unread_s == 1.0
+
+
 def test_large_requests_do_not_fill_the_memory() -> None:
     watching = observations(capacity=1000, capacity_bytes=10 * MIB)
     for number in range(50):
