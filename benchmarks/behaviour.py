@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
@@ -23,8 +23,8 @@ from statistics import fmean, median
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from benchmarks.behaviour_traffic import BEGINS_S, KINDS, MINUTES_A_DAY
 from controlplane.behaviour import BehaviourSettings, Watch
 from controlplane.behaviour.rates import Change, Rate
 from controlplane.calls import Call, Decision, Effect, Principal
@@ -32,67 +32,11 @@ from controlplane.policy.behaviour import Behaviour, BehaviourFile, RateRule
 from controlplane.policy.bundle import Bundle, build, read_files
 
 ROOT = Path(__file__).parents[1]
-MINUTES_A_DAY, HOUR = 1440, 60
-BEGINS_S = 1_700_006_400  # midnight UTC
+HOUR = 60
 BUDGET = 0.05  # false throttles per agent-day
 RISES = (2.0, 3.0, 5.0, 10.0)
 Limit = Literal["negative_binomial", "mean_sigma"]
 LIMITS: tuple[Limit, ...] = ("negative_binomial", "mean_sigma")
-Counts = NDArray[np.int64]
-Traffic = Callable[[np.random.Generator, int], Counts]
-
-
-def poisson(mean: float) -> Traffic:
-    return lambda random, minutes: random.poisson(mean, minutes)
-
-
-def bursty(random: np.random.Generator, minutes: int) -> Counts:
-    """Half a call a minute, and about every two hours some forty calls within one to three minutes."""
-    counts = random.poisson(0.5, minutes)
-    for start in np.flatnonzero(random.random(minutes) < 1 / 120):
-        length = int(random.integers(1, 4))
-        counts[start : start + length] += random.poisson(40 / length, len(counts[start : start + length]))
-    return counts
-
-
-def runs(random: np.random.Generator, minutes: int) -> Counts:
-    """Nearly nothing, and about every three hours a run of 5 to 15 minutes at 20 a minute."""
-    counts = random.poisson(0.05, minutes)
-    for start in np.flatnonzero(random.random(minutes) < 1 / 180):
-        length = int(random.integers(5, 16))
-        counts[start : start + length] += random.poisson(20, len(counts[start : start + length]))
-    return counts
-
-
-def office(random: np.random.Generator, minutes: int) -> Counts:
-    """20 a minute from nine to five, one in five minutes otherwise."""
-    hour = np.arange(minutes) // HOUR % 24
-    return random.poisson(np.where((hour >= 9) & (hour < 17), 20.0, 0.2))
-
-
-def overdispersed(random: np.random.Generator, minutes: int) -> Counts:
-    """Exactly the model: a geometric distribution with mean 5."""
-    return random.poisson(random.gamma(1.0, 5.0, minutes))
-
-
-def swaying(random: np.random.Generator, minutes: int) -> Counts:
-    """Not the model: a rate that wanders by half within hours, so that minutes depend on each other."""
-    steps = random.normal(0, 1, minutes)
-    level = np.zeros(minutes)
-    for minute in range(1, minutes):
-        level[minute] = 0.98 * level[minute - 1] + 0.2 * steps[minute] * 0.5
-    return random.poisson(10 * np.exp(level - level.var() / 2))
-
-
-KINDS: Mapping[str, Traffic] = {
-    "Poisson, 20 a minute": poisson(20.0),
-    "Poisson, 0.5 a minute": poisson(0.5),
-    "bursty": bursty,
-    "runs": runs,
-    "office hours": office,
-    "overdispersed": overdispersed,
-    "swaying": swaying,
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ from math import exp, fsum
 import numpy as np
 import pytest
 
+from benchmarks.behaviour_traffic import BEGINS_S, KINDS, MINUTES_A_DAY
 from controlplane.behaviour.rates import Change, Hour, Rate, kept, prior_limit, restored
 from controlplane.behaviour.tails import limit_of, log_pmf, tail_bound
 from controlplane.policy.behaviour import RateRule
 from tests.unit.behaviour.rig import REFUSED, Rig, agent, bundle
-from tests.unit.behaviour.traffic import BEGINS_S, KINDS, MINUTES_A_DAY, false_alarms
+from tests.unit.behaviour.traffic import false_alarms
 
 RULE = RateRule(id="rate.habit")
 SIGMA = RateRule(id="rate.sigma", limit="mean_sigma")
