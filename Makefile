@@ -69,6 +69,12 @@ test: install ## run the tests; absent real components are skipped and named
 	@$(UV) pip install --quiet --python .venv-mlflow/bin/python mlflow==3.17.2
 	@touch $@
 
+.venv-airflow/installed: | $(UV)
+	@echo "· Airflow, for tests only (260 MB; its tests take 1 GB of memory)"
+	@$(PYTHON) -m venv .venv-airflow
+	@$(UV) pip install --quiet --python .venv-airflow/bin/python apache-airflow==3.3.2
+	@touch $@
+
 .venv-litellm/installed: | $(UV)
 	@$(PYTHON) -m venv .venv-litellm
 	@$(UV) pip install --quiet --python .venv-litellm/bin/python 'litellm[proxy]==1.106.2'
@@ -83,8 +89,8 @@ test: install ## run the tests; absent real components are skipped and named
 demo-llm: install .venv-vllm/installed ## the demo with vLLM for CPU and a tiny local model beside it
 	@$(BIN)/python -m examples.demo --llm
 
-REAL := vllm tensorflow transformers kfp mlflow mcp
-test-real: install $(REAL:%=.venv-%/installed) ## the tests that meet real vLLM, transformers, TensorFlow, kfp, MLflow, MCP conformance, Redis, PostgreSQL, Prometheus, Chromium
+REAL := vllm tensorflow transformers kfp mlflow airflow mcp
+test-real: install $(REAL:%=.venv-%/installed) ## the tests that meet real vLLM, transformers, TensorFlow, kfp, MLflow, Airflow, MCP conformance, Redis, PostgreSQL, Prometheus, Chromium
 	@$(BIN)/python -m pytest -m real -rs
 
 bench: install .venv-litellm/installed ## wrk against stub, bare pass-through, gateway and LiteLLM, in one run

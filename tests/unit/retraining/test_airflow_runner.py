@@ -1,7 +1,8 @@
 """The Airflow adapter against a fake that keeps to Airflow 3.3's published API: a contract, not Airflow itself.
 
-Airflow itself takes 40 processes and 5 GB. What is held here was read from its official client (apache-airflow-client
-3.3.2): the body of a POST to dagRuns must have ``logical_date``, 409 for an id that is taken, four states, PATCH.
+Airflow itself is met in tests/real, where it takes a minute to start. What is held here was read from its official client
+(apache-airflow-client 3.3.2): the body of a POST to dagRuns must have ``logical_date``, 409 for an id that is taken, four
+states, PATCH.
 """
 
 from __future__ import annotations
@@ -119,7 +120,9 @@ async def test_a_dag_that_is_not_there_is_a_refusal(tmp_path: Path, airflow: Fak
     assert raised.value.reason == "training_refused"
 
 
-@pytest.mark.parametrize("answer", [(401, {}), (503, {}), (200, {"state": "thinking"})])
+@pytest.mark.parametrize(
+    "answer", [(401, {}), (403, {"detail": "Invalid JWT token"}), (503, {}), (200, {"state": "thinking"})]
+)
 async def test_answers_that_may_change_are_waited_for(tmp_path: Path, airflow: FakeAirflow, answer: Answer) -> None:
     airflow.fake.answer = lambda _: answer
     with pytest.raises(TrainingError) as raised:
