@@ -24,7 +24,7 @@ from audit.errors import (
     RecordRefused,
 )
 from audit.keys import load_commitment_key
-from audit.ledger import Ledger, Pairing
+from audit.ledger import Ledger, Pairing, ReadableLedger, RecordReader
 from audit.log import SqliteLedger
 from audit.reader import LedgerReader
 from audit.settings import AuditSettings
@@ -45,7 +45,9 @@ __all__ = [
     "LedgerReceipt",
     "NoteRefused",
     "Pairing",
+    "ReadableLedger",
     "Record",
+    "RecordReader",
     "RecordRefused",
     "SqliteLedger",
     "load_commitment_key",

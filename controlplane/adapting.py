@@ -6,10 +6,11 @@ and the metrics. The fleet asks for the layers when it is built; the loop begins
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from audit import ReadableLedger, RecordReader
 from controlplane.adaptation import (
     KIND,
     Act,
@@ -41,13 +42,6 @@ from controlplane.telemetry.metrics import Metrics
 from inference.backend import Backend
 
 PAGE = 1000
-
-
-class Ledger(Protocol):
-    """``audit.SqliteLedger``."""
-
-    async def append(self, kind: str, body: Mapping[str, Any]) -> object: ...
-    def read(self, after: int = -1, limit: int = 100, *, kinds: Sequence[str] | None = None) -> Sequence[Any]: ...
 
 
 class Reviewed(Protocol):
@@ -108,7 +102,7 @@ class Adapting:
 
     def begin(
         self,
-        ledger: Ledger,
+        ledger: ReadableLedger,
         circuit: Breakers,
         *,
         drift_states: Callable[[], Mapping[str, str]],
@@ -172,7 +166,7 @@ def _chosen(review: Reviewed) -> Chosen:
     return Chosen(review.model, review.choices, dropped_ppm / max(1, review.reference_ppm))
 
 
-def _transitions(ledger: Ledger) -> Iterator[Mapping[str, Any]]:
+def _transitions(ledger: RecordReader) -> Iterator[Mapping[str, Any]]:
     after = -1
     while records := ledger.read(after, PAGE, kinds=[KIND]):
         for record in records:

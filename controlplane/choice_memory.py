@@ -12,15 +12,15 @@ import json
 import logging
 import os
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 from anyio import to_thread
 
-from audit import AuditUnavailable, LedgerReceipt, Record
+from audit import AuditUnavailable, LedgerReceipt, ReadableLedger, Record
 from audit.entry import event_time_ms
 from controlplane.calls import Principal
 from controlplane.telemetry.metrics import Metrics
@@ -31,15 +31,6 @@ KINDS = (FEEDBACK, REVIEW, CLEARED)
 FORMAT, PAGE, PPM = 1, 1000, 1_000_000
 RETRY_S = 1.0
 log = logging.getLogger(__name__)
-
-
-class Ledger(Protocol):
-    """``audit.SqliteLedger``."""
-
-    async def append(self, kind: str, body: Mapping[str, Any]) -> LedgerReceipt: ...
-    def read(
-        self, after: int = -1, limit: int = 100, *, newest: bool = False, kinds: Sequence[str] | None = None
-    ) -> list[Record]: ...
 
 
 class NotUnderReview(Exception):
@@ -98,7 +89,7 @@ class ChoiceMemory:
         self,
         settings: SelectionSettings,
         selector: Selector,
-        ledger: Ledger,
+        ledger: ReadableLedger,
         file: Path,
         *,
         candidate: Callable[[str], Candidate | None],

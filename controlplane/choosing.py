@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from audit import LedgerReceipt
+from audit import LedgerReceipt, ReadableLedger
 from controlplane.calls import Principal
 from controlplane.choice import Choice, ChosenOnly, Policy
 from controlplane.choice_health import BreakerHealth
 from controlplane.choice_labels import LabelLearning
-from controlplane.choice_memory import PPM, ChoiceMemory, Ledger, NotUnderReview
+from controlplane.choice_memory import PPM, ChoiceMemory, NotUnderReview
 from controlplane.clock import Clock
 from controlplane.console.ports import LearntView, NotFound
 from controlplane.feedback import FeedbackDesk, Reader
@@ -51,7 +51,7 @@ class Choosing:
         settings: SelectionSettings,
         policy: Policy,
         fleet: Fleet,
-        ledger: Ledger,
+        ledger: ReadableLedger,
         *,
         state: Path,
         clock: Clock,

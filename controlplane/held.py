@@ -6,19 +6,15 @@ own records, and whoever reads those does so first; here they are only let go wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-from audit import Record
+from audit import Record, RecordReader
 from controlplane.console.changes import CHANGE, HOLD
 from controlplane.resilience.breakers import Breakers, target_in
 
 SHARED = "breaker.shared"
 PAGE = 1000
-
-
-class Reader(Protocol):
-    def read(self, after: int = -1, limit: int = PAGE, *, kinds: Sequence[str] | None = None) -> list[Record]: ...
 
 
 class Said(NamedTuple):
@@ -28,7 +24,7 @@ class Said(NamedTuple):
     at_ms: int
 
 
-def restore(ledger: Reader, breakers: Breakers, moved_ms: Mapping[str, int]) -> dict[tuple[str, str], Said]:
+def restore(ledger: RecordReader, breakers: Breakers, moved_ms: Mapping[str, int]) -> dict[tuple[str, str], Said]:
     """Put people's holds back. Blocking; call before serving, and after verdicts have been taken up again.
 
     ``moved_ms``: when each model's state moved last. Returns what is true of each (breaker, word) that was spoken of.
@@ -48,7 +44,7 @@ def restore(ledger: Reader, breakers: Breakers, moved_ms: Mapping[str, int]) -> 
     return said
 
 
-def _latest(ledger: Reader) -> dict[tuple[str, str], Said]:
+def _latest(ledger: RecordReader) -> dict[tuple[str, str], Said]:
     latest: dict[tuple[str, str], Said] = {}
     for record in _records(ledger):
         change = record.body["change"]
@@ -58,7 +54,7 @@ def _latest(ledger: Reader) -> dict[tuple[str, str], Said]:
     return latest
 
 
-def _records(ledger: Reader) -> Iterator[Record]:
+def _records(ledger: RecordReader) -> Iterator[Record]:
     seen = -1
     while records := ledger.read(seen, PAGE, kinds=[CHANGE, SHARED]):
         yield from records

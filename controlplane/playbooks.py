@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import anyio
 import anyio.to_thread
 
-from audit import AuditUnavailable, Record
+from audit import AuditUnavailable, ReadableLedger, Record
 from controlplane.playbook_settings import Deed, Playbook, PlaybookSettings, Trigger
 
 RUN, DONE = "playbook.run", "playbook.done"
@@ -39,13 +39,6 @@ class DeedFailed(Exception):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(detail or reason)
         self.reason = reason
-
-
-class Ledger(Protocol):
-    """``audit.SqliteLedger``."""
-
-    async def append(self, kind: str, body: Mapping[str, Any]) -> Any: ...
-    def read(self, after: int = -1, limit: int = PAGE, *, kinds: Sequence[str] | None = None) -> list[Record]: ...
 
 
 Perform = Callable[[Playbook, Fault], Awaitable[None]]
@@ -78,7 +71,7 @@ class Playbooks:
     """``faults`` says what is wrong just now; it must not wait for anything."""
 
     settings: PlaybookSettings
-    ledger: Ledger
+    ledger: ReadableLedger
     faults: Callable[[], Iterable[Fault]]
     perform: Mapping[Deed, Perform]
     monotonic: Callable[[], float] = time.monotonic

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from audit import LedgerHead, LedgerReceipt, Record
+from audit import LedgerHead, LedgerReceipt, Record, RecordReader
 from controlplane.calls import Principal, RuleRef
 from controlplane.console.behaviour_views import BehaviourControl
 from controlplane.console.cost_views import CostsView
@@ -66,13 +66,10 @@ Authorize = Callable[[str, str, str], Awaitable[Principal]]
 """(credential, action, resource) → who it is; raises ``NotProven``, ``NotAllowed`` or ``Unavailable``. "" is none."""
 
 
-class LedgerView(Protocol):
+class LedgerView(RecordReader, Protocol):
     """``audit.LedgerReader``. Methods block and may be called from any thread."""
 
     def head(self) -> LedgerHead: ...
-    def read(
-        self, after: int = -1, limit: int = 100, *, newest: bool = False, kinds: Sequence[str] | None = None
-    ) -> list[Record]: ...
     def find(self, event_id: str) -> Record | None: ...
     def outcome_of(self, event_id: str) -> Record | None: ...
     def open_intents(self) -> Mapping[str, int]: ...

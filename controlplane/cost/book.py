@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from audit import Record
+from audit import Record, RecordReader
 from controlplane.cost.budgets import Account
 
 log = logging.getLogger(__name__)
@@ -36,12 +36,9 @@ DAY_MS = 86_400_000
 SNAPSHOT_VERSION = 1
 
 
-class Ledger(Protocol):
+class Ledger(RecordReader, Protocol):
     """``audit.LedgerReader``."""
 
-    def read(
-        self, after: int = -1, limit: int = 100, *, newest: bool = False, kinds: Sequence[str] | None = None
-    ) -> list[Record]: ...
     def get(self, index: int) -> Record | None: ...
 
 
