@@ -1,8 +1,8 @@
 """The Airflow adapter against a fake that keeps to Airflow 3.3's published API: a contract, not Airflow itself.
 
-Airflow itself is met in tests/real, where it takes a minute to start. What is held here was read from its official client
-(apache-airflow-client 3.3.2): the body of a POST to dagRuns must have ``logical_date``, 409 for an id that is taken, four
-states, PATCH.
+Airflow itself is met in tests/real, where it takes a minute to start. What is held here was read from its official
+client (apache-airflow-client 3.3.2): the body of a POST to dagRuns must have ``logical_date``, 409 for an id that is
+taken, four states, PATCH.
 """
 
 from __future__ import annotations
