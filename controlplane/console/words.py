@@ -41,7 +41,8 @@ def moment(time_ms: float) -> str:
 
 def span(seconds: float) -> str:
     """How long: 45 s, 15 min, 3 h, 2 d."""
-    fitting = ((size, unit) for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")) if seconds >= 1.5 * size)
+    units = ((86_400, "d"), (3_600, "h"), (60, "min"))
+    fitting = (one for one in units if seconds >= 1.5 * one[0] or seconds == one[0])
     size, unit = next(fitting, (1, "s"))
     count = seconds / size
     return f"{count:.0f} {unit}" if count >= 10 else f"{count:.1f}".removesuffix(".0") + f" {unit}"  # noqa: PLR2004

@@ -81,7 +81,7 @@ def test_spans_of_time_are_read_as_people_say_them() -> None:
     assert [span(seconds) for seconds in (0.5, 45, 60, 900, 5400, 176_400)] == [
         "0.5 s",
         "45 s",
-        "60 s",
+        "1 min",
         "15 min",
         "1.5 h",
         "2 d",
