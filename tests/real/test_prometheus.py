@@ -75,6 +75,8 @@ def loaded(metrics: Metrics) -> None:
     metrics.observe_drift_evidence(model="risk", detector="error", ratio=0.4)
     metrics.observe_behaviour(rule="slow.down", answer="throttle", mode="enforce", change="begins")
     metrics.observe_behaviour_memory(agents=3, unknown_rules=0)
+    metrics.observe_playbook(playbook="wake", result="done")
+    metrics.observe_playbook_left(playbook="wake", left=2)
     metrics.observe_breakers_shared(False)
     metrics.observe_observation_dropped(reason="overwritten")
     metrics.observe_guarded_rows(model="risk", sound=9, violating=1)

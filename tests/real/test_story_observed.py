@@ -37,6 +37,7 @@ SILENT_IN_THE_STORY = {
     "controlplane_feedback": "nobody in it judges an answer",
     "controlplane_guarded_rows_total": "no model in it has opted into the row guard",
     "controlplane_overload": "nobody in it has to wait",
+    "controlplane_playbook": "no playbook is set in it",
     "controlplane_replica_kv_cache_ratio": "only vLLM says it",
     "controlplane_replica_ready": "asked for those that are not ready, of which there are none for long",
     "controlplane_replica_waiting_calls": "only vLLM says it",
