@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shlex
 import shutil
 import signal
 import sys
@@ -11,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from examples.demo.cast import start_all, start_language_model
-from examples.demo.parts import PartFailed, Parts
+from examples.demo.parts import PartFailed, Parts, free_port
 from examples.demo.stage import Stage
 from examples.demo.story import story
 from examples.demo.terminal import Terminal
@@ -24,7 +25,6 @@ async def tell(stage: Stage, parts: Parts, terminal: Terminal) -> None:
 
 def invite(stage: Stage, terminal: Terminal) -> None:
     """What to try while everything runs."""
-    analyst, support = (f"$(cat {stage.folder / f'{who}.token'})" for who in ("analyst", "support"))
     terminal.chapter("Everything is running")
     terminal.say(f"console     {stage.url}/console")
     terminal.say(f"API docs    {stage.url}/api/docs")
@@ -32,19 +32,22 @@ def invite(stage: Stage, terminal: Terminal) -> None:
     terminal.say(f"gRPC        127.0.0.1:{stage.grpc}   (TF Serving's PredictionService)")
     terminal.say("An operator's token, good for the console and for /api:")
     print(f"\n  {stage.tokens['operator']}\n")
-    terminal.say("Three commands to try:")
-    command, audit = Path(sys.executable).with_name("controlplane"), stage.folder / "audit"
+    terminal.say("Three commands to try in another terminal, after the line above them; docs/GUIDE.md goes on:")
     rows = '{"instances": [[4.6, 0, 6.5, 5.2, 0, 10.6, 1, 0, 0]]}'
-    print(f"""
-  curl {stage.url}/v1/models/risk:predict -H "authorization: Bearer {analyst}" -d '{rows}'
+    print(
+        f"""
+  . {shlex.quote(str(stage.folder / "env"))}
 
-  curl {stage.url}/tools/refund -H "authorization: Bearer {support}" \\
-    -d '{{"order": "A-20", "amount": 5000}}'
+  curl $CONTROLPLANE_URL/v1/models/risk:predict -H "authorization: Bearer $ANALYST" -d '{rows}'
 
-  {command} audit verify --ledger {stage.ledger} --key {audit / "signing.key.pub"}
+  curl $CONTROLPLANE_URL/tools/refund -H "authorization: Bearer $SUPPORT" -d '{{"order": "A-20", "amount": 5000}}'
+
+  controlplane audit verify
 
 Stop with Ctrl-C.
-""")
+""",
+        flush=True,
+    )
 
 
 def main() -> int:
@@ -74,6 +77,8 @@ def main() -> int:
 
 def perform(options: argparse.Namespace, folder: Path, terminal: Terminal) -> int:
     stage = Stage(folder)
+    if options.act == "up":
+        stage.http, stage.grpc = free_port(8080), free_port(8500)
     if options.llm:
         stage.llm_url = f"http://127.0.0.1:{stage.language}/v1"
     terminal.chapter("Setting the stage")

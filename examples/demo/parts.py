@@ -23,9 +23,11 @@ class PartFailed(Exception):
 
 def free_port(wanted: int = 0) -> int:
     """``wanted`` where nobody listens there, otherwise any."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0 if wanted and listens(wanted) else wanted))
-        return int(probe.getsockname()[1])
+    try:
+        with socket.create_server(("127.0.0.1", wanted)) as probe:
+            return int(probe.getsockname()[1])
+    except OSError:
+        return free_port()
 
 
 def listens(port: int) -> bool:

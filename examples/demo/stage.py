@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -73,6 +74,23 @@ class Stage:
         self._write("registry.yaml", self._registry())
         self._write("controlplane.yaml", self._gateway_settings())
         self._write("monitor.yaml", self._monitor_settings())
+        self._secret("env", self.shell())
+
+    def shell(self) -> str:
+        """What a shell is told so that `controlplane` and curl find the parts: docs/GUIDE.md begins with it."""
+        known = {
+            "CONTROLPLANE_URL": self.url,
+            "CONTROLPLANE_CONFIG": self.gateway_yaml,
+            "CONTROLPLANE_MONITOR_CONFIG": self.monitor_yaml,
+            "CONTROLPLANE_TOKEN_FILE": self.folder / "operator.token",
+            "AUDIT_LEDGER": self.ledger,
+            "AUDIT_VERIFIER_KEY": self.ledger.with_name("signing.key.pub"),
+            "GRPC": f"127.0.0.1:{self.grpc}",
+        }
+        lines = [f"export {name}={shlex.quote(str(value))}" for name, value in known.items()]
+        lines += [f"export {who.upper()}={token}" for who, token in self.tokens.items()]
+        lines.append(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"')
+        return "\n".join(lines) + "\n"
 
     def _train(self, terminal: Terminal) -> None:
         terminal.progress("training the risk model on 8,000 real survey rows")
