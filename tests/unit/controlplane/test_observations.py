@@ -209,6 +209,14 @@ def test_what_is_lost_to_a_reader_is_what_is_counted_as_dropped(steps: list[tupl
     assert lost + read + len(page["observations"]) == sum(written for written, _ in steps)
 
 
+def test_what_is_lost_is_counted_once_however_often_one_looks() -> None:
+    watching = observations(capacity=100)
+    watching.take_labels([Label("e", row, 0) for row in range(150)])
+    assert [watching.dropped for _ in range(3)] == [50] * 3
+    assert watching.page(0, 10)["lost"] == 50
+    assert watching.status()["dropped"]["overwritten"] == 50
+
+
 def test_a_version_is_read_from_who_answered_whoever_answered_before() -> None:
     watching = observations()
     served = [f"risk/{number % 1_500}" for number in range(1, 3_000)]
