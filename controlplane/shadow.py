@@ -173,9 +173,7 @@ class Shadows:
                 answer = b"".join([chunk async for chunk in chunks])
         except BackendError as error:
             self._note(copy, "failed")
-            if not isinstance(
-                error, BackendUnavailable
-            ):  # which never reached a server, and says nothing of the version
+            if not isinstance(error, BackendUnavailable):  # that one never reached a server: no word on the version
                 self._show(copy, began_s, failed=error.reason)
             return
         self._show(copy, began_s, answer)
