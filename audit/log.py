@@ -152,7 +152,8 @@ class SqliteLedger:
             self._trouble = "closed"
             self._writer.stop()
             with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._ended), self._settings.stall_limit_s)
+                async with asyncio.timeout(self._settings.stall_limit_s):
+                    await asyncio.shield(self._ended)
         for timer in (self._watch, self._healing):
             if timer is not None:
                 timer.cancel()
@@ -217,7 +218,8 @@ class SqliteLedger:
         self._writer = Writer(self._store, self._signer, pace, listener)
         self._writer.start()
         try:
-            self._head, self._open = await asyncio.wait_for(ready, OPEN_LIMIT_S)
+            async with asyncio.timeout(OPEN_LIMIT_S):
+                self._head, self._open = await ready
         except TimeoutError:
             self._writer.stop()
             raise AuditUnavailable("stalled") from None

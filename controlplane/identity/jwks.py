@@ -93,7 +93,8 @@ class JwksKeys:
     async def _read(self) -> bool:
         self._asked_at_s = asked_at_s = self._monotonic()
         try:
-            document = await asyncio.wait_for(self._source(), self._settings.fetch_timeout_s)
+            async with asyncio.timeout(self._settings.fetch_timeout_s):
+                document = await self._source()
             keys = parse_key_set(document, self._settings.algorithms, self._settings.rsa_algorithm)
         except (OSError, aiohttp.ClientError, TimeoutError, KeySetRefused) as error:
             log.warning("key set not refreshed", extra={"cause": str(error) or type(error).__name__})

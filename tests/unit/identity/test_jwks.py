@@ -110,6 +110,29 @@ async def test_keys_are_read_again_in_the_background_also_after_a_failure() -> N
         await asyncio.wait_for(enough.wait(), 60)
 
 
+@pytest.mark.parametrize("moments", range(6))
+async def test_whoever_leaves_as_a_document_arrives_has_left(moments: int) -> None:
+    """``asyncio.wait_for`` of Python 3.11 loses a cancellation that comes together with what it waits for."""
+    asked, arrives = asyncio.Event(), asyncio.Event()
+
+    class Slow(Source):
+        async def __call__(self) -> bytes:
+            if self.readings == 1:
+                asked.set()
+                await arrives.wait()
+            return await super().__call__()
+
+    keys = await JwksKeys(settings(refresh_s=0.001), source=Slow(OLD)).__aenter__()
+    await asked.wait()
+    arrives.set()
+    for _ in range(moments):
+        await asyncio.sleep(0)
+    leaving = asyncio.create_task(keys.__aexit__(None, None, None))
+    done, _ = await asyncio.wait([leaving], timeout=60)
+    leaving.cancel()
+    assert done
+
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

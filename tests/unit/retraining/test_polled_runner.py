@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +77,20 @@ async def test_a_restarted_monitor_finds_the_job_that_it_asked_for(tmp_path: Pat
     jobs.answers = [DONE]
     assert (await trainer_of(tmp_path, jobs, Clock()).train(job_in(tmp_path), lambda _: None)).version == 2
     assert len(jobs.submitted) == 1
+
+
+async def test_a_cancellation_that_a_library_lost_is_found(tmp_path: Path) -> None:
+    class Deaf(RememberedJobs):
+        async def status(self, job: str) -> JobStatus:
+            if not asked.is_set():
+                asked.set()
+                with suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+            return await super().status(job)
+
+    asked = asyncio.Event()
+    training = asyncio.create_task(trainer_of(tmp_path, Deaf([RUNNING]), Clock()).train(job_in(tmp_path), print))
+    await asked.wait()
+    training.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await training
