@@ -212,12 +212,14 @@ class Deployment:
             return version
 
     async def unload(self, model: str, version: int) -> None:
-        """Stop serving ``version``, after the calls that are under way.
+        """Stop serving ``version`` after the calls that are under way. The label of a canary that is over goes with it.
 
-        Raises ``DeploymentError`` while a label still names it.
+        Raises ``DeploymentError`` while another label still names it, or some agents or copies go to it.
         """
         async with self._changing:
             served = self._known(model)
+            if not served.canary_percent:
+                served = served.without_canary_label(version)
             if uses := served.uses_of(version):
                 raise DeploymentError("labelled", f"version {version} of {model} still has a {', '.join(uses)}")
             if version in served.versions:

@@ -301,6 +301,17 @@ async def _resolved(world: World, version: int) -> int:
     return world.deployment.resolve("risk", version)
 
 
+async def test_a_canary_that_is_over_is_unloaded_with_its_label(world: World) -> None:
+    world.publish(2)
+    await world.deployment.set_canary("risk", 2, 10)
+    assert await reason(world.deployment.unload("risk", 2)) == "labelled"
+    await world.deployment.set_canary("risk", 2, 0)
+    await world.deployment.unload("risk", 2)
+    served = world.deployment.served("risk")
+    assert served is not None
+    assert (served.versions, dict(served.labels)) == ((1,), {"stable": 1})
+
+
 async def test_what_is_still_used_is_not_unloaded(world: World) -> None:
     world.publish(2)
     await world.deployment.set_shadow("risk", 2, 10)
