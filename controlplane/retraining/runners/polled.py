@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
 from controlplane.retraining.runners.description import STATUS, Description, read_metrics, read_plain
+from controlplane.retraining.runners.leaving import leave_if_told_to
 from controlplane.retraining.trainer import (
     JobLost,
     Progress,
@@ -136,7 +137,7 @@ class _Deadline:
 
     async def pause(self, polls: int = 1) -> None:
         """Raises ``TrainingTimeout`` when the time is over."""
-        _leave_if_told_to()
+        leave_if_told_to()
         left = self.at_s - self.now_s()
         if left <= 0:
             raise TrainingTimeout("not done in time")
@@ -155,12 +156,3 @@ class _Deadline:
                 except TrainingTimeout:
                     raise error from None
                 polls = min(2 * polls, LONGEST_WAIT_POLLS)
-
-
-def _leave_if_told_to() -> None:
-    """Some libraries lose a cancellation that comes together with an answer (``asyncio.wait_for`` of Python 3.11 does):
-    whoever asks for ever must look for it by himself.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

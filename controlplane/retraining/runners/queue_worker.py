@@ -18,6 +18,7 @@ import procrastinate
 
 from controlplane.retraining.runners import queue_database
 from controlplane.retraining.runners.description import DescriptionInvalid, read_description, write_json
+from controlplane.retraining.runners.leaving import leave_if_told_to
 from controlplane.retraining.runners.queue_database import MISSED_BEATS, TASK, UNREACHABLE
 from controlplane.retraining.runners.queue_jobs import ENDED, place_of
 from controlplane.retraining.runners.subprocess_runner import SubprocessRunner
@@ -65,6 +66,7 @@ class QueueWorker:
         clock = asyncio.get_running_loop().time
         cleaned_s = clock()
         while True:
+            leave_if_told_to()
             await asyncio.sleep(self.queue.heartbeat_s)
             try:
                 await queue_database.rescue(app, self.queue)
