@@ -54,6 +54,7 @@ def test_a_suspicion_and_broken_rows_never_retrain() -> None:
     assert {line.event for line in TABLE if line.target is State.DEGRADED and line.source is not State.DEGRADED} == {
         Event.RISK_LEFT_BAND,
         Event.CHAMPION_KEPT,
+        Event.TRAINING_PUT_OFF,
     }
 
 
