@@ -215,7 +215,7 @@ class ModelLoop:
             case Event.SHADOW_PASSED | Event.STEP_PASSED:
                 self._begin_stage(0 if event is Event.SHADOW_PASSED else course.stage + 1)
             case Event.LOST | Event.TRAINING_FAILED:
-                course.attempt, course.new_version = course.attempt + 1, None
+                course.attempt, course.new_version = self._attempts_after(event), None
                 course.found_trainer()
             case Event.WON if course.new_version is not None:
                 course.version, course.new_version = course.new_version, None
@@ -228,6 +228,12 @@ class ModelLoop:
                 self.watch = Watch(course.version, self.settings.watch, self.watch.reference)
             case _:
                 pass
+
+    def _attempts_after(self, event: Event) -> int:
+        """Where candidates cannot be scored, one is enough: the next would be no better known."""
+        training = self.settings.training
+        is_last = event is Event.LOST and not training.is_scored
+        return training.attempts if is_last else self.course.attempt + 1
 
     def _begin_stage(self, stage: int) -> None:
         """Only rows that are labelled after the share was given count in a step."""
@@ -360,7 +366,7 @@ class ModelLoop:
         except TrainingError as error:
             event = Event.TRAINING_FAILED if error.was_tried else Event.TRAINING_PUT_OFF
             return self._move(event, {"cause": error.reason})
-        percent = self.settings.acting.shadow_percent or None
+        percent = (self.settings.acting.shadow_percent or None) if self.settings.training.is_scored else None
         since = self.ports.store.last_number(self.course.model)
         self.course.trial = None if percent is None else Trial(since).snapshot()
         return self._move(Event.TRAINED, {**candidate.facts, **self._report_evidence()}, percent)
@@ -392,6 +398,8 @@ class ModelLoop:
         candidate = self.versions.candidate(course.new_version, course.job_key)
         if candidate is None:
             return self._move(Event.LOST, {"cause": "candidate_missing"})
+        if not self.settings.training.is_scored:
+            return self._move(Event.LOST, {"cause": "not_scored", "manifest_sha256": candidate.manifest_digest})
         contest = Contest(course, candidate, self.versions, self.ports, self.settings.promotion, self.settings.acting)
         try:
             is_new = contest.look()

@@ -119,6 +119,11 @@ class TrainingSettings(BaseModel, frozen=True, extra="forbid"):
         """Whether there is anybody who could train."""
         return bool(self.command) or self.runner in ("airflow", "webhook")
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether the loop can tell by itself what a candidate answers: an adapter's answers are no classes."""
+        return self.output != "lora"
+
     @model_validator(mode="after")
     def _is_safe(self) -> Self:
         for name, chosen in (("kubeflow", self.kubeflow), ("airflow", self.airflow), ("webhook", self.webhook)):
