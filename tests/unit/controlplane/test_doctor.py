@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from controlplane.doctor import doctor
+from controlplane.cli import main
 
 ROOT = Path(__file__).parents[3]
 
@@ -61,7 +61,7 @@ def config(tmp_path: Path, server: ModelServer) -> Path:
 
 
 def run(config: Path, *options: str) -> Result:
-    return CliRunner().invoke(doctor, ["--config", str(config), *options])
+    return CliRunner().invoke(main, ["doctor", "--config", str(config), *options])
 
 
 def found(config: Path) -> dict[str, str]:
