@@ -143,3 +143,22 @@ async def test_without_a_ledger_nothing_is_lifted(folder: Path, monkeypatch: pyt
         is_full = False
         assert await refund(place) == (403, "behaviour_blocked")
         assert place.records("console.change") == []
+
+
+async def test_the_pages_show_it_from_the_running_gateway(folder: Path) -> None:
+    async with opened(folder, sequences=[LEAK]) as place:
+        await leak(place)
+        await say(place, "block", BLOCK | {"agent": "agent:thief"})
+        form = {"token": token_of(place, "viewer")}
+        async with place.http.post(f"{place.url}/console/login", data=form, allow_redirects=False) as answer:
+            assert answer.status == 303
+            cookie = answer.headers["set-cookie"].partition(";")[0]
+        pages = {}
+        for name in ("behaviour", "playbooks"):
+            async with place.http.get(f"{place.url}/console/{name}", headers={"cookie": cookie}) as answer:
+                pages[name] = (answer.status, await answer.text())
+        status, page = pages["behaviour"]
+        assert status == 200
+        for said in ("secret.egress", "behaviour.yaml:1", "agent:good", "agent:thief", BLOCK["reason"]):
+            assert said in page, said
+        assert (pages["playbooks"][0], "No playbook is set" in pages["playbooks"][1]) == (200, True)
