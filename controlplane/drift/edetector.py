@@ -16,8 +16,9 @@ the first time N at which the mixture reaches 1/alpha satisfies
 in band, at every error rate within the band and under any dependence between rows that respects it, with no correction
 for looking after every row. That is the false alarm bound: on average at least 1/alpha rows between false alarms.
 
-The band is ``1.10`` times the reference error (its upper confidence limit, since it is itself an estimate): a model
-that is ten percent worse is a nuisance, not a verdict.
+The band is ``1.10`` times the reference error, since a model that is ten percent worse is a nuisance, not a verdict; and
+never less than the upper confidence limit of that error, since the reference is itself an estimate. So the bound holds
+with 99 % probability over the reference when nothing has changed.
 
 The change point is the classic estimate: the start of the largest CUSUM excursion (Page, "Continuous inspection
 schemes", Biometrika 1954) of the alternative that fits best.
@@ -55,7 +56,7 @@ class Reference:
     def estimate(self) -> float:
         return self.errors / self.rows
 
-    def upper(self, confidence: float = 0.95) -> float:
+    def upper(self, confidence: float = 0.99) -> float:
         """Wilson's upper confidence limit (JASA 1927): a learnt reference must not be trusted to be exact."""
         z = NormalDist().inv_cdf(confidence)
         n, p = self.rows, self.estimate
@@ -63,9 +64,9 @@ class Reference:
         spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         return min(1.0, (centre + spread) / (1 + z * z / n))
 
-    def band(self, confidence: float = 0.95, *, tolerance: float = TOLERANCE, floor: float = 0.001) -> float:
+    def band(self, *, tolerance: float = TOLERANCE, floor: float = 0.001) -> float:
         """Highest rate that is still tolerated."""
-        return min(HIGHEST_BAND, max(floor, tolerance * self.upper(confidence)))
+        return min(HIGHEST_BAND, max(floor, tolerance * self.estimate, self.upper()))
 
 
 @dataclass(slots=True)

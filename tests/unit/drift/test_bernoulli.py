@@ -12,14 +12,15 @@ def coins(seed: int, rate: float, rows: int) -> NDArray[np.float64]:
     return (np.random.default_rng(seed).random(rows) < rate).astype(float)
 
 
-def test_the_band_is_a_multiple_of_the_upper_confidence_limit_and_never_below_the_floor() -> None:
-    error = Signal.fit("error", coins(1, 0.10, 5_000), 1e6)
-    reference = Reference(int(coins(1, 0.10, 5_000).sum()), 5_000)
-    assert error.detector.band == pytest.approx(1.10 * reference.upper())
-    assert error.detector.band > 1.10 * reference.estimate
+def test_the_band_is_a_multiple_of_the_rate_never_below_what_it_may_be_nor_the_floor() -> None:
+    error = Signal.fit("error", coins(1, 0.10, 20_000), 1e6)
+    reference = Reference(int(coins(1, 0.10, 20_000).sum()), 20_000)
+    assert error.detector.band == pytest.approx(1.10 * reference.estimate)
+    few = Signal.fit("error", coins(1, 0.10, 500), 1e6)
+    assert few.detector.band == pytest.approx(Reference(int(coins(1, 0.10, 500).sum()), 500).upper())
     assert Signal.fit("refusal", np.zeros(20_000), 1e6).detector.band == pytest.approx(0.005)
-    often = Signal.fit("refusal", coins(1, 0.10, 5_000), 1e6)
-    assert often.detector.band == pytest.approx(1.5 * reference.upper())
+    often = Signal.fit("refusal", coins(1, 0.10, 20_000), 1e6)
+    assert often.detector.band == pytest.approx(1.5 * reference.estimate)
 
 
 @pytest.mark.parametrize("mixture", [RARE_MIXTURE, *(rule.mixture for rule in RULES.values())])
