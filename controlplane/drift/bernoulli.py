@@ -1,10 +1,10 @@
 """Signals that are 0 or 1 a call: how often may each happen, and does it happen more often now?
 
-Each signal is an e-detector of ``edetector.py`` against a *band*: a multiple of its reference rate, never less than that
-rate's upper confidence limit, nor than a floor below which nobody cares. Costs and latencies become 0/1 by asking whether
-they lie above the reference's 95th percentile. The bound asks that a signal happens at most as often as its band *given
-the past*; signals that come in bursts break that, so the fit replays the reference and raises the band until it is
-silent.
+Each signal is an e-detector of ``edetector.py`` against a *band*: a multiple of its reference rate, never less than
+that rate's upper confidence limit, nor than a floor below which nobody cares. Costs and latencies become 0/1 by asking
+whether they lie above the reference's 95th percentile. The bound asks that a signal happens at most as often as its
+band *given the past*; signals that come in bursts break that, so the fit replays the reference and raises the band
+until it is silent.
 
 Missing values are one such signal for each column, all under one alarm. They are counted by block: the likelihood ratio
 of a block of B rows is the product of its rows' and has conditional mean at most 1 as they have, so the same theory

@@ -16,9 +16,9 @@ the first time N at which the mixture reaches 1/alpha satisfies
 in band, at every error rate within the band and under any dependence between rows that respects it, with no correction
 for looking after every row. That is the false alarm bound: on average at least 1/alpha rows between false alarms.
 
-The band is ``1.10`` times the reference error, since a model that is ten percent worse is a nuisance, not a verdict; and
-never less than the upper confidence limit of that error, since the reference is itself an estimate. So the bound holds
-with 99 % probability over the reference when nothing has changed.
+The band is ``1.10`` times the reference error, since a model that is ten percent worse is a nuisance, not a verdict;
+and never less than the upper confidence limit of that error, since the reference is itself an estimate. So the bound
+holds with 99 % probability over the reference when nothing has changed.
 
 The change point is the classic estimate: the start of the largest CUSUM excursion (Page, "Continuous inspection
 schemes", Biometrika 1954) of the alternative that fits best.
