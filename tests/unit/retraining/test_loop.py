@@ -1,22 +1,19 @@
-"""The loop on a toy: every kill must leave the same story in the ledger."""
+"""The loop on a toy; tests/faults kills it at every step."""
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
-
-import pytest
 
 from controlplane.drift.states import Serving
 from controlplane.retraining.ports import GatewayUnavailable, TransitionRefused
 from controlplane.retraining.settings import TrainingSettings
 
-from .gateway_with_memory import Killed, RememberingGateway
+from .gateway_with_memory import RememberingGateway
 from .toy import (
     HAPPY,
-    ROWS,
     Toy,
     live,
+    story,
     until_quiet,
     work,
 )
@@ -120,56 +117,6 @@ async def test_a_version_that_cannot_be_scored_is_refused_instead_of_guessed(tmp
     toy.calls(100, turned=True)
     await live(toy)
     assert toy.gateway.ledger[4]["evidence"]["cause"] == "scoring_failed"
-
-
-async def story(path: Path, toy: Toy) -> tuple[list[tuple[str, int, int | None]], int]:
-    """What is in the ledger and how many labelled rows are kept, whatever happened on the way."""
-    rows = sqlite3.connect(path / "state/monitor.sqlite")
-    try:
-        return toy.gateway.path, rows.execute("SELECT count(*) FROM labelled").fetchone()[0]
-    finally:
-        rows.close()
-
-
-async def run_with_deaths(path: Path, toy: Toy, transactions: int = 10**9) -> int:
-    """Live until done, starting again after each death; how often it died."""
-    toy.calls(60, turned=False)
-    toy.calls(100, turned=True)
-    deaths = 0
-    while True:
-        monitor = toy.start(transactions)
-        try:
-            await work(toy, monitor)
-        except Killed:
-            deaths += 1
-            transactions = 10**9
-            continue
-        finally:
-            await monitor.close()
-        return deaths
-
-
-@pytest.mark.parametrize("number", range(1, len(HAPPY) + 1))
-@pytest.mark.parametrize("moment", ["kill_before", "kill_after"])
-async def test_a_kill_around_any_move_neither_repeats_nor_loses_it(tmp_path: Path, number: int, moment: str) -> None:
-    toy = Toy(tmp_path)
-    setattr(toy.gateway, moment, number)
-    assert await run_with_deaths(tmp_path, toy) == 1
-    assert await story(tmp_path, toy) == (HAPPY, ROWS * toy.gateway.calls)
-    assert len(toy.trainer.jobs) == 1
-
-
-async def test_a_kill_in_any_transaction_neither_repeats_nor_loses_anything(tmp_path: Path) -> None:
-    number = 1
-    while True:
-        path = tmp_path / str(number)
-        toy = Toy(path)
-        deaths = await run_with_deaths(path, toy, number)
-        assert await story(path, toy) == (HAPPY, ROWS * toy.gateway.calls), f"killed in transaction {number}"
-        if not deaths:
-            break
-        number += 1
-    assert number > len(HAPPY) * 2
 
 
 async def test_a_gateway_that_is_away_is_asked_again_with_the_same_words(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -192,3 +193,12 @@ async def live(toy: Toy, *, turned: bool = True) -> None:
     monitor = toy.start()
     await work(toy, monitor, turned=turned)
     await monitor.close()
+
+
+async def story(path: Path, toy: Toy) -> tuple[list[tuple[str, int, int | None]], int]:
+    """What is in the ledger and how many labelled rows are kept, whatever happened on the way."""
+    rows = sqlite3.connect(path / "state/monitor.sqlite")
+    try:
+        return toy.gateway.path, rows.execute("SELECT count(*) FROM labelled").fetchone()[0]
+    finally:
+        rows.close()
