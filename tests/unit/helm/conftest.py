@@ -26,6 +26,6 @@ def render(helm: Any) -> Render:
     def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:
         files = chart.render(values, name="r1", namespace="agents")
         texts = [text for name, text in sorted(files.items()) if name.endswith(".yaml")]
-        return [each for text in texts for each in yaml.safe_load_all(text) if each]
+        return [each for text in texts for each in yaml.load_all(text, Loader=yaml.CSafeLoader) if each]
 
     return rendered
