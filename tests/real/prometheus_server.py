@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,16 +49,23 @@ class Prometheus:
         return int(found[0]["value"][1]) if found else 0
 
     def wait_for_scrapes(self, count: int) -> None:
+        self.wait_until(lambda: self.scrapes() >= count)
+
+    def alerts(self) -> dict[str, str]:
+        """The state of each alert that there is."""
+        return {alert["labels"]["alertname"]: alert["state"] for alert in self.get("api/v1/alerts")["alerts"]}
+
+    def wait_until(self, holds: Callable[[], bool]) -> None:
         give_up = time.monotonic() + PATIENCE_S
         while time.monotonic() < give_up:
             assert self.process.poll() is None, "prometheus ended"
             try:
-                if self.scrapes() >= count:
+                if holds():
                     return
             except (OSError, AssertionError):
                 pass  # not listening yet
             time.sleep(0.1)  # a foreign process has no event to wait for
-        pytest.fail("prometheus did not get ready")
+        pytest.fail("prometheus did not get so far")
 
 
 @contextmanager

@@ -142,10 +142,9 @@ def test_the_rules_are_loaded_and_evaluate_without_error(prometheus: Prometheus)
 
 def test_a_real_scrape_makes_alerts_fire(prometheus: Prometheus) -> None:
     """The exercised registry lost spans, broke a breaker and a model: its alerts are at least pending."""
-    states = {alert["labels"]["alertname"]: alert["state"] for alert in prometheus.get("api/v1/alerts")["alerts"]}
-    assert states.get("ControlplaneModelDegraded") == "firing"
-    assert "ControlplaneBreakerOpen" in states
-    assert "ControlplaneNoPolicy" not in states
+    prometheus.wait_until(lambda: prometheus.alerts().get("ControlplaneModelDegraded") == "firing")
+    prometheus.wait_until(lambda: "ControlplaneBreakerOpen" in prometheus.alerts())
+    assert "ControlplaneNoPolicy" not in prometheus.alerts()
 
 
 def test_the_target_is_healthy_and_nothing_was_dropped(prometheus: Prometheus) -> None:
