@@ -133,6 +133,7 @@ class Stage:
                 "path": str(self.ledger),
                 "signing_key": str(folder / "audit/signing.key"),
                 "commitment_key": str(folder / "audit/commitment.key"),
+                "stall_limit_s": 15.0,  # everything else here is on the same disk
             },
             "telemetry": {"metrics_port": self.metrics},
             "breaker": {"open_s": 1.0},

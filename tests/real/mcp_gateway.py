@@ -72,6 +72,7 @@ def settings_in(folder: Path, registry: Path) -> Settings:
         "path": folder / "ledger.db",
         "signing_key": folder / "audit/signing.key",
         "commitment_key": folder / "audit/commitment.key",
+        "stall_limit_s": 30,
     }
     identity: dict[str, Any] = {
         "issuer": "urn:controlplane:development-issuer",

@@ -275,9 +275,8 @@ def intent_body(denied: bool, subject: str = "agent:analyst", tenant: str = "acm
 async def world(
     folder: Path, rooms: Callable[[World], Mapping[str, Any]] = lambda _: {}, **changes: Any
 ) -> AsyncGenerator[World]:
-    settings = AuditSettings(
-        path=folder / "ledger.sqlite", signing_key=folder / "signing.key", commitment_key=folder / "commitment.key"
-    )
+    keys = {"signing_key": folder / "signing.key", "commitment_key": folder / "commitment.key"}
+    settings = AuditSettings(path=folder / "ledger.sqlite", stall_limit_s=30, **keys)
     ledger = SqliteLedger(settings)
     await ledger.open()
     try:

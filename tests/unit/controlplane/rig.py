@@ -79,6 +79,7 @@ class Rig:
                 path=self.folder / "ledger.sqlite",
                 signing_key=self.folder / "signing.key",
                 commitment_key=self.folder / "commit.key",
+                stall_limit_s=30,
                 retry_ms=10,
             )
         )
