@@ -12,10 +12,15 @@ from typing import Any
 import hypothesis
 import pytest
 
+# How long an example takes says something about the machine, and nothing about the property. A run can be repeated;
+# `pytest tests/properties --hypothesis-profile=searching` looks at examples that nobody has seen.
 hypothesis.settings.register_profile(
-    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)  # how long an example takes says something about the machine, and nothing about the property
-hypothesis.settings.load_profile("patient")
+    "repeatable", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize=True
+)
+hypothesis.settings.register_profile(
+    "searching", hypothesis.settings.get_profile("repeatable"), derandomize=False, max_examples=500
+)
+hypothesis.settings.load_profile("repeatable")
 
 met: dict[str, int] = defaultdict(int)
 missed: dict[str, set[str]] = defaultdict(set)
