@@ -165,7 +165,7 @@ class Story:
     async def _state(self) -> str:
         _, said = await self.operator.get("/api/models")
         models = {each["name"]: each for each in said["models"]}
-        return str(models["risk"].get("state", "LEARNING"))
+        return str(models["risk"]["state"] or "LEARNING")  # the monitor may not have said anything yet
 
     async def _stream(self, rows: Rows, labels: NDArray[np.int64], what: str) -> float:
         """Ask in batches, label every answer; the share of wrong ones."""
