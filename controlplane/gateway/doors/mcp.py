@@ -32,7 +32,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from controlplane.calls import Call, Principal, new_call_id
+from controlplane.calls import Call, Decision, Principal, new_call_id
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.problems import BadRequest, Problem
 from controlplane.telemetry.context import forwarded
@@ -190,8 +190,11 @@ class McpDispatch:
 
         def note(message: Any) -> None:
             task = task_opened(message)
-            if task is not None:
-                self.tasks.opened(server, task, principal)
+            if task is None:
+                return
+            if _must_be_masked(admission.decision):
+                raise BackendBroke("redact_task", "what a task answers later could not be masked")
+            self.tasks.opened(server, task, principal)
 
         if admission.call.operation == LIST:
             return _changed(reply, Change(b"tasks", lambda message: own_tasks(message, is_own)))
@@ -217,6 +220,10 @@ class McpDispatch:
         until = admission.principal.expires_at_s
         left = until - self.wall_clock() if until else self.settings.stream_timeout_s
         return max(1.0, min(self.settings.stream_timeout_s, left))
+
+
+def _must_be_masked(decision: Decision) -> bool:
+    return any(duty.name == "redact" and duty.parameters.get("out") for duty in decision.obligations)
 
 
 def _kind(reply: BackendReply) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx2
@@ -14,9 +14,10 @@ import pytest
 from starlette.applications import Starlette
 
 from audit import AuditUnavailable
-from controlplane.calls import Call, Decision, Effect, Principal, Receipt, RuleRef
+from controlplane.calls import Call, Decision, Effect, Obligation, Principal, Receipt, RuleRef
+from controlplane.gateway.discharges import redact_reply, redact_request
 from controlplane.gateway.doors.mcp import META_KEY, McpDispatch, McpDoor, McpDoorSettings, with_context
-from controlplane.gateway.edge import routes
+from controlplane.gateway.edge import Broken, routes
 from controlplane.gateway.gateway import Admission, Gateway
 from controlplane.gateway.obligations import Obligations
 from controlplane.gateway.outcome import Outcome
@@ -111,7 +112,8 @@ class Rig:
 
     def application(self) -> Starlette:
         dispatch = McpDispatch(self.server, self.settings, wall_clock=lambda: NOW_S)
-        gateway = Gateway(Tokens(), self.policy, Obligations({}), self.ledger, dispatch, Nobody())
+        duties = Obligations({"redact": redact_request}, {"redact": redact_reply})
+        gateway = Gateway(Tokens(), self.policy, duties, self.ledger, dispatch, Nobody())
         door = McpDoor(self.settings, lambda principal, action, resource: resource not in self.hidden)
         return Starlette(routes=routes([door], gateway, lambda problem: "Bearer", lambda door, reason: None))
 
@@ -455,6 +457,20 @@ async def test_asking_for_a_strangers_task_does_not_make_it_ones_own(rig: Rig, c
     await post(client, message("tools/call", name="refund"), authorization="Bearer mallory")
     stolen = await post(client, message("tasks/result", taskId="t1"), authorization="Bearer mallory")
     assert stolen.json()["error"]["data"]["reason"] == "unknown_task"
+
+
+@pytest.mark.parametrize("kind", [JSON, EVENTS])
+async def test_a_task_is_not_handed_out_where_answers_must_be_masked(
+    rig: Rig, client: httpx2.AsyncClient, kind: tuple[tuple[str, str], ...]
+) -> None:
+    speak(rig, kind, CREATED["legacy"])
+    on_the_way_in, on_the_way_out = ({"in": ["card"], "out": []}, {"in": [], "out": ["card"]})
+    rig.policy.denied["/mcp/shop/refund"] = replace(ALLOW, obligations=(Obligation("redact", on_the_way_in),))
+    assert b"t1" in (await post(client, message("tools/call", name="refund"))).content
+    rig.policy.denied["/mcp/shop/refund"] = replace(ALLOW, obligations=(Obligation("redact", on_the_way_out),))
+    with pytest.raises(Broken):
+        await post(client, message("tools/call", name="refund"))
+    assert rig.ledger.entries[-1] == ("error", "redact_task")
 
 
 @pytest.mark.parametrize("kind", [JSON, EVENTS])
