@@ -90,11 +90,12 @@ def reuse_of(decision: Decision) -> Reuse | None:
         return None
     if leave["ttl_s"] <= 0:
         return None
-    shaping = ";".join(f"{way}={','.join(sorts)}" for way, sorts in _masks(decision))
+    shaping = ";".join(f"{way}={','.join(sorts)}" for way, sorts in masks_of(decision))
     return Reuse(leave["ttl_s"], sampled=leave["any"], shaping=shaping)
 
 
-def _masks(decision: Decision) -> Iterator[tuple[str, list[str]]]:
+def masks_of(decision: Decision) -> Iterator[tuple[str, list[str]]]:
+    """The sorts of text that policy wants masked, by the way that it goes: ``in`` or ``out``."""
     for obligation in decision.obligations:
         if obligation.name == "redact":
             yield from sorted(obligation.parameters.items())

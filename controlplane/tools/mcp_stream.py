@@ -27,8 +27,14 @@ class Change:
     key: bytes
     of: Callable[[Any], dict[str, Any] | None]
 
-    def may_concern(self, text: bytes) -> bool:
+    def may_concern(self, text: bytes | bytearray) -> bool:
         return self.key in text or b"\\u" in text  # the key may be written with escapes
+
+
+def result_of(message: Any) -> dict[str, Any]:
+    """What a response carries; nothing where it is no response."""
+    result = message.get("result") if isinstance(message, dict) else None
+    return result if isinstance(result, dict) else {}
 
 
 def visible_tools(message: Any, may_see: Callable[[str], bool]) -> dict[str, Any] | None:
@@ -36,8 +42,8 @@ def visible_tools(message: Any, may_see: Callable[[str], bool]) -> dict[str, Any
 
     A list that depends on who asks must not be shared between callers (``cacheScope``, revision 2026-07-28).
     """
-    result = message.get("result") if isinstance(message, dict) else None
-    if not isinstance(result, dict) or not isinstance(result.get("tools"), list):
+    result = result_of(message)
+    if not isinstance(result.get("tools"), list):
         return None
     tools = result["tools"]
     seen = [tool for tool in tools if isinstance(tool, dict) and may_see(str(tool.get("name", "")))]
@@ -124,10 +130,11 @@ async def noted_body(chunks: AsyncGenerator[bytes], change: Change) -> AsyncGene
 
     One that is larger than a message without content, or no JSON, is not seen.
     """
-    body = b""
+    body = bytearray()
     async with aclosing(chunks):
         async for chunk in chunks:
-            body = body + chunk if len(body) <= NOTE_LIMIT_BYTES else body
+            if len(body) <= NOTE_LIMIT_BYTES:
+                body += chunk
             yield chunk
     if len(body) <= NOTE_LIMIT_BYTES and change.may_concern(body):
         with suppress(ValueError):

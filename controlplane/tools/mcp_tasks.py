@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from controlplane.tools.mcp_stream import result_of
+
 LIST = "tasks/list"
 KEY = b"taskId"
 
@@ -28,9 +30,7 @@ def tasks_named(method: str, params: Mapping[str, Any]) -> Iterator[object]:
 
 def task_opened(message: Any) -> str | None:
     """The id of the task that a server's answer hands out. What a tool says in its content hands out nothing."""
-    result = message.get("result") if isinstance(message, dict) else None
-    if not isinstance(result, dict):
-        return None
+    result = result_of(message)
     task = result.get("task")
     handed = (task if isinstance(task, dict) else result).get("taskId")
     return handed if isinstance(handed, str) else None
@@ -38,8 +38,8 @@ def task_opened(message: Any) -> str | None:
 
 def own_tasks(message: Any, is_own: Callable[[str], bool]) -> dict[str, Any] | None:
     """The answer to ``tasks/list`` without the tasks of others; None when nothing has to change."""
-    result = message.get("result") if isinstance(message, dict) else None
-    if not isinstance(result, dict) or not isinstance(result.get("tasks"), list):
+    result = result_of(message)
+    if not isinstance(result.get("tasks"), list):
         return None
     own = [task for task in result["tasks"] if isinstance(task, dict) and is_own(str(task.get("taskId", "")))]
     return None if len(own) == len(result["tasks"]) else {**message, "result": {**result, "tasks": own}}

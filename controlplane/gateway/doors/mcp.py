@@ -32,7 +32,8 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from controlplane.calls import Call, Decision, Principal, new_call_id
+from controlplane.calls import Call, Principal, new_call_id
+from controlplane.gateway.dispatch import masks_of
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.problems import BadRequest, Problem
 from controlplane.telemetry.context import forwarded
@@ -192,7 +193,7 @@ class McpDispatch:
             task = task_opened(message)
             if task is None:
                 return
-            if _must_be_masked(admission.decision):
+            if any(way == "out" and sorts for way, sorts in masks_of(admission.decision)):
                 raise BackendBroke("redact_task", "what a task answers later could not be masked")
             self.tasks.opened(server, task, principal)
 
@@ -220,10 +221,6 @@ class McpDispatch:
         until = admission.principal.expires_at_s
         left = until - self.wall_clock() if until else self.settings.stream_timeout_s
         return max(1.0, min(self.settings.stream_timeout_s, left))
-
-
-def _must_be_masked(decision: Decision) -> bool:
-    return any(duty.name == "redact" and duty.parameters.get("out") for duty in decision.obligations)
 
 
 def _kind(reply: BackendReply) -> str:
