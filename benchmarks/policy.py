@@ -15,10 +15,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from msgspec import structs
 
 from controlplane.calls import Call, Principal
 from controlplane.policy import BundlePolicy, PolicySettings
@@ -35,10 +37,10 @@ CALLER = Principal(subject=AGENT, tenant=TENANT, claims={"iss": "x", "jti": "y",
 GRANTED = Call(id="c", door="openai", action=ACTION, resource=f"/model/{MODEL}", arguments={"max_tokens": 64})
 KINDS = {
     "granted, two duties": (CALLER, GRANTED),
-    "granted, with an actor": (replace(CALLER, chain=("agent:helper",)), GRANTED),
-    "denied by a rule": (CALLER, replace(GRANTED, arguments={"max_tokens": 5000})),
-    "condition that fails": (CALLER, replace(GRANTED, arguments={})),
-    "no rule": (CALLER, replace(GRANTED, resource="/model/absent")),
+    "granted, with an actor": (structs.replace(CALLER, chain=("agent:helper",)), GRANTED),
+    "denied by a rule": (CALLER, structs.replace(GRANTED, arguments={"max_tokens": 5000})),
+    "condition that fails": (CALLER, structs.replace(GRANTED, arguments={})),
+    "no rule": (CALLER, structs.replace(GRANTED, resource="/model/absent")),
 }
 
 
@@ -123,7 +125,7 @@ def measure(rules: int, rounds: int, kind: tuple[Principal, Call] = (CALLER, GRA
     assert not found, found
     compiled = BundlePolicy.serving(bundle)
     casbin = BundlePolicy.serving(bundle, PolicySettings(engine="casbin"))
-    said, meant = (replace(policy.decide(*kind, 1.0), eval_us=0) for policy in (compiled, casbin))
+    said, meant = (structs.replace(policy.decide(*kind, 1.0), eval_us=0) for policy in (compiled, casbin))
     assert said == meant, f"{said} is not {meant}"
     engine = compiled._served.engine  # type: ignore[union-attr]  # noqa: SLF001  to forget what it keeps
     assert isinstance(engine, Snapshot)

@@ -14,6 +14,8 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from controlplane.calls import Call, Decision, Effect, Principal, Receipt
 from controlplane.cost import Account, Budgets, CostSettings, Limit, MemoryBudgets
 from controlplane.cost.budgets import window_of
@@ -109,7 +111,7 @@ async def money() -> None:
     async def held(_: int) -> None:
         decision = await keeper.hold(allowed, who, call)
         outcome.cost = {"micro_usd": 44}
-        keeper.observe(replace(admission, decision=decision), outcome, recorded=True)
+        keeper.observe(structs.replace(admission, decision=decision), outcome, recorded=True)
 
     print(f"price of a call                     {await best_us(priced):8.1f} us")
     print(f"three budgets held and settled      {await best_us(held):8.1f} us")

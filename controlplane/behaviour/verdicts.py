@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import structs
 
 from controlplane.calls import Decision, Effect, Obligation, Principal, RuleRef
 from controlplane.policy.behaviour import Answer, Mode, StepUp
@@ -94,7 +96,7 @@ def denied(decision: Decision, finding: Finding) -> Decision:
     duties: tuple[Obligation, ...] = ()
     if finding.answer == "step_up" and finding.step_up is not None:
         duties = (Obligation("step_up", asked_for(finding.step_up)),)
-    return replace(
+    return structs.replace(
         decision,
         effect=Effect.DENY,
         reason=finding.reason or REASONS[finding.answer],

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
+from msgspec import structs
+
 from controlplane.behaviour.agents import OWN, PENDING_S, Agent, AgentKey, Agents, Pending, ScopeKey
 from controlplane.behaviour.asked import Asked, Happened, happened, scope_key
 from controlplane.behaviour.likeness import Reference, embed
@@ -423,7 +425,7 @@ def _refuses(rule: SequenceRule) -> bool:
 
 
 def _deny(decision: Decision, reason: str, rule: RuleRef) -> Decision:
-    return replace(
+    return structs.replace(
         decision,
         effect=Effect.DENY,
         reason=reason,

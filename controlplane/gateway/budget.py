@@ -9,8 +9,10 @@ the ledger alone. Fails closed: no room, no team, no answer from where budgets a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from controlplane.calls import Call, Decision, Effect, Obligation, Principal, Receipt
 from controlplane.cost import Account, Budgets, Exhausted, Held, Limit

@@ -15,10 +15,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from controlplane.calls import Call, Obligation, Principal
 from controlplane.gateway.obligations import Obligations, ObligationUnmet

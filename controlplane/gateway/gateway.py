@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol
 
+from msgspec import Struct, structs
+
 from audit import AuditUnavailable
 from controlplane.calls import Call, Decision, Effect, Principal, Receipt
 from controlplane.gateway.obligations import Obligations
@@ -38,8 +40,7 @@ class Denied(Exception):
         self.decision, self.receipt = decision, receipt
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(Struct, frozen=True):
     """A call that may go out: decided, its obligations met, its intent durable."""
 
     call: Call
@@ -103,7 +104,7 @@ class NoBudget:
 
     async def hold(self, decision: Decision, principal: Principal, call: Call) -> Decision:  # noqa: ARG002  protocol
         if decision.permits and any(each.name == BUDGET for each in decision.obligations):
-            return replace(decision, effect=Effect.DENY, reason="unknown_obligation")
+            return structs.replace(decision, effect=Effect.DENY, reason="unknown_obligation")
         return decision
 
     def give_back(self, decision: Decision, principal: Principal) -> None:

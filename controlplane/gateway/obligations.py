@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from msgspec import structs
+
 from controlplane.calls import Call, Decision, Effect, Obligation, Principal
 from inference.backend import BackendReply
 
@@ -42,9 +44,9 @@ class Obligations:
             for obligation in decision.obligations:
                 shaped = self._before(obligation)(principal, shaped, obligation)
         except ObligationUnmet as unmet:
-            return replace(decision, effect=Effect.DENY, reason=unmet.reason, retry_after_s=unmet.retry_after_s), call
+            return _denied(decision, unmet.reason, unmet.retry_after_s), call
         except Exception:  # noqa: BLE001  a discharge that breaks has not been met
-            return replace(decision, effect=Effect.DENY, reason="obligation_failed"), call
+            return _denied(decision, "obligation_failed"), call
         return decision, shaped
 
     def release(self, decision: Decision, call: Call, reply: BackendReply) -> BackendReply:
@@ -63,3 +65,7 @@ class Obligations:
             return self.before[obligation.name]
         except KeyError:
             raise ObligationUnmet("unknown_obligation") from None
+
+
+def _denied(decision: Decision, reason: str, retry_after_s: float | None = None) -> Decision:
+    return structs.replace(decision, effect=Effect.DENY, reason=reason, retry_after_s=retry_after_s)

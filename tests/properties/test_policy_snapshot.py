@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from controlplane.calls import Call, Decision, Principal
 from controlplane.policy import BundlePolicy, PolicySettings
@@ -210,9 +210,9 @@ def test_snapshot_and_casbin_agree_on_every_part_of_every_decision(
     bundle = bundle_of(world)
     snapshot, authority = engines_of(bundle)
     for principal, call in questions:
-        meant = replace(authority.decide(principal, call, 7.0), eval_us=0)
+        meant = structs.replace(authority.decide(principal, call, 7.0), eval_us=0)
         for _ in range(2):
-            assert replace(snapshot.decide(principal, call, 7.0), eval_us=0) == meant
+            assert structs.replace(snapshot.decide(principal, call, 7.0), eval_us=0) == meant
         assert faults_of(meant, bundle) == []
         could = authority.could_permit(principal, call.action, call.resource)
         assert snapshot.could_permit(principal, call.action, call.resource) is could
@@ -228,7 +228,7 @@ def test_what_was_asked_before_changes_no_answer(
     random.shuffle(questions)
     for principal, call in questions:
         fresh = BundlePolicy.serving(bundle)
-        assert replace(used.decide(principal, call, 7.0), eval_us=0) == replace(
+        assert structs.replace(used.decide(principal, call, 7.0), eval_us=0) == structs.replace(
             fresh.decide(principal, call, 7.0), eval_us=0
         )
 

@@ -15,6 +15,7 @@ from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
+from msgspec import structs
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -70,7 +71,7 @@ class ModelToolsMcp:
             "is_modern": message.is_modern,
             "revision": _asked(message),
         }
-        return replace(call, arguments={**call.arguments, MESSAGE: asked})
+        return structs.replace(call, arguments={**call.arguments, MESSAGE: asked})
 
     async def _message(self, request: Request) -> McpMessage:
         self.face.refuse_foreign_page(request)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from audit import AuditUnavailable
 from audit.entry import canonical
@@ -38,7 +39,7 @@ class Till:
 
     def __init__(self, rig: Rig, *duties: Obligation, bound: int = 400_000, cost: int = 100_000) -> None:
         self.rig, self.bound, self.cost, self.teams = rig, bound, cost, {"agent:seven": "blue"}
-        rig.policy.decision = replace(ALLOW, obligations=strictest(duties or (budget(),)))
+        rig.policy.decision = structs.replace(ALLOW, obligations=strictest(duties or (budget(),)))
         rig.obligations = Obligations({"budget": lambda principal, call, obligation: call})
         self.budgets = Budgets(MemoryBudgets(100), 0.8)
         self.keeper = KeepBudgets(
@@ -125,7 +126,7 @@ async def test_a_call_denied_for_another_reason_burns_nothing(rig: Rig, also: Ex
 
 async def test_denied_by_policy_burns_nothing(rig: Rig) -> None:
     till = Till(rig)
-    rig.policy.decision = replace(rig.policy.decision, effect=Effect.DENY)
+    rig.policy.decision = structs.replace(rig.policy.decision, effect=Effect.DENY)
     with pytest.raises(Denied):
         await till.call()
     assert till.spent() == 0

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from controlplane.calls import Obligation, Receipt
 from controlplane.gateway.dispatch import ByKind, ByName, reuse_of

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from audit import AuditUnavailable
 from controlplane.calls import Call, Decision, Effect, Obligation, Principal
@@ -57,7 +58,7 @@ async def test_call_without_a_durable_intent_never_reaches_the_backend(rig):
 
 
 async def test_unknown_obligation_denies_and_the_denial_is_recorded(rig):
-    rig.policy.decision = replace(ALLOW, obligations=(Obligation("shred", {}),))
+    rig.policy.decision = structs.replace(ALLOW, obligations=(Obligation("shred", {}),))
     with pytest.raises(Denied) as refusal:
         await rig.admit()
     assert refusal.value.decision.reason == "unknown_obligation"
@@ -72,7 +73,7 @@ async def test_obligation_that_cannot_be_met_denies(rig, error, reason):
     def unmet(principal: Principal, call: Call, obligation: Obligation) -> Call:
         raise error
 
-    rig.policy.decision = replace(ALLOW, obligations=(Obligation("cap", {}),))
+    rig.policy.decision = structs.replace(ALLOW, obligations=(Obligation("cap", {}),))
     rig.obligations = Obligations({"cap": unmet})
     with pytest.raises(Denied) as refusal:
         await rig.admit()
@@ -81,8 +82,8 @@ async def test_obligation_that_cannot_be_met_denies(rig, error, reason):
 
 
 async def test_obligation_shapes_the_call_that_goes_out(rig):
-    rig.policy.decision = replace(ALLOW, obligations=(Obligation("cap", {}),))
-    rig.obligations = Obligations({"cap": lambda principal, call, obligation: replace(call, body=b"capped")})
+    rig.policy.decision = structs.replace(ALLOW, obligations=(Obligation("cap", {}),))
+    rig.obligations = Obligations({"cap": lambda principal, call, obligation: structs.replace(call, body=b"capped")})
     await rig.relay(await rig.admit())
     assert rig.backend.calls[0].call.body == b"capped"
 
@@ -92,7 +93,7 @@ async def test_reply_that_an_obligation_may_change_says_no_length(rig):
         async for chunk in chunks:
             yield chunk.upper() + b"!"
 
-    rig.policy.decision = replace(ALLOW, obligations=(Obligation("shout", {}),))
+    rig.policy.decision = structs.replace(ALLOW, obligations=(Obligation("shout", {}),))
     rig.obligations = Obligations({"shout": lambda principal, call, obligation: call}, {"shout": shout})
     rig.backend.headers = (("content-length", "3"), ("x-kept", "1"))
     async with rig.gateway.relay(await rig.admit()) as reply:
@@ -225,7 +226,9 @@ async def test_policy_decides_on_the_model_that_was_chosen(rig):
             asked.append(call.resource)
             return ALLOW
 
-    chosen = replace(rig.gateway, policy=Watching(), choose=lambda _who, call: replace(call, resource="/model/chosen"))
+    chosen = replace(
+        rig.gateway, policy=Watching(), choose=lambda _who, call: structs.replace(call, resource="/model/chosen")
+    )
     admission = await chosen.admit_call(
         Principal(subject="agent:a", tenant="acme"), a_call(resource="/model/auto:chat")
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from controlplane.calls import Receipt
 from controlplane.gateway.gateway import Admission
@@ -59,7 +60,7 @@ def test_a_refusal_by_a_limit_is_counted_as_one(metrics: Counted) -> None:
     meter = Meter(metrics)
     meter.refused(a_call(), AGENT, DENY, RECEIPT)
     assert metrics.total("rate_limited_total") == 0
-    meter.refused(a_call(), AGENT, replace(DENY, reason="rate_limited"), RECEIPT)
+    meter.refused(a_call(), AGENT, structs.replace(DENY, reason="rate_limited"), RECEIPT)
     assert metrics.total("rate_limited_total", tenant="acme", limit="model") == 1
     assert metrics.total("policy_decisions_total", effect="deny") == 2
 
@@ -108,7 +109,7 @@ def test_cost_and_energy_are_counted_in_dollars_and_joules(metrics: Counted) -> 
 
 
 def test_a_refusal_for_money_is_counted_as_one(metrics: Counted) -> None:
-    Meter(metrics).refused(a_call(), AGENT, replace(DENY, reason="budget_exhausted"), RECEIPT)
+    Meter(metrics).refused(a_call(), AGENT, structs.replace(DENY, reason="budget_exhausted"), RECEIPT)
     assert metrics.total("rate_limited_total", limit="budget") == 1
 
 

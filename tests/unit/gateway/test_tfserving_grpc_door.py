@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from audit import AuditUnavailable
 from controlplane.calls import Effect, RuleRef

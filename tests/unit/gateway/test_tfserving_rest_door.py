@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import httpx2
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from controlplane.calls import Call, Decision, Principal
 from controlplane.policy import snapshot as snapshots
@@ -40,7 +41,7 @@ def everything(folder: Folder, engine: str) -> list[Decision]:
         ("user:operator", "read", "/api/calls", {}),
         ("agent:stranger", "infer", "/model/tiny", {}),
     ]
-    return [replace(ask(policy, *wish), eval_us=0) for wish in wishes]
+    return [structs.replace(ask(policy, *wish), eval_us=0) for wish in wishes]
 
 
 def test_engine_is_a_setting_and_changes_no_decision(folder: Folder) -> None:
