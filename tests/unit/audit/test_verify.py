@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -301,7 +301,7 @@ async def test_another_key_verifies_nothing(written: Written, tmp_path: Path) ->
 
 async def test_an_anchor_that_is_not_ours_is_an_error_and_not_a_verdict(written: Written, tmp_path: Path) -> None:
     other = load_signer(tmp_path / "other.key", "test.local/audit", create=True)
-    for anchor in ("nonsense", other.sign(3, bytes(32)), replace(written.receipts[0], index=1000)):
+    for anchor in ("nonsense", other.sign(3, bytes(32)), msgspec.structs.replace(written.receipts[0], index=1000)):
         with pytest.raises(NoteRefused):
             verify(written.path, written.key, since=anchor)
     with pytest.raises(NoteRefused):

@@ -1,4 +1,4 @@
-"""The exact bytes that records say of calls: a ledger of years ago must still compare. One line of the golden file each."""
+"""The exact bytes that records say of calls: one line of the golden file for each."""
 
 from __future__ import annotations
 
@@ -72,13 +72,14 @@ def recorder(ledger: Written) -> LedgerRecorder:
 
 
 @pytest.mark.parametrize(
-    ("line", "call", "principal", "decision"),
-    [(0, PLAIN, AGENT, ALLOW), (1, FULL, CHAIN, ALLOW), (2, FULL, CHAIN, DENY), (3, PLAIN, AGENT, DENY)],
+    ("line", "asked"),
+    [(0, (PLAIN, AGENT, ALLOW)), (1, (FULL, CHAIN, ALLOW)), (2, (FULL, CHAIN, DENY)), (3, (PLAIN, AGENT, DENY))],
 )
 async def test_what_was_decided(
-    ledger: Written, recorder: LedgerRecorder, line: int, call: Call, principal: Principal, decision: Decision
+    ledger: Written, recorder: LedgerRecorder, line: int, asked: tuple[Call, Principal, Decision]
 ) -> None:
-    receipt = await recorder.record_intent(call, principal, decision)
+    call, _, decision = asked
+    receipt = await recorder.record_intent(*asked)
     kind = "intent" if decision.permits else "deny"
     assert ledger.entries == [(kind, GOLDEN[line], {"event_id": call.id, "opens": decision.permits})]
     assert receipt == Receipt("e1", 3, "head")
