@@ -12,6 +12,7 @@ from controlplane.calls import Call, Decision, Principal, Receipt, new_call_id
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.outcome import Outcome
 from controlplane.telemetry.context import parse
+from inference.backend import Usage
 
 Commit = Callable[[bytes], str]
 """A keyed commitment to bytes, as text."""
@@ -30,20 +31,21 @@ class LedgerRecorder:
     async def record_intent(self, call: Call, principal: Principal, decision: Decision) -> Receipt:
         body = {
             "principal": principal_facts(principal),
-            "action": action_facts(call) | {"args_commit": self.commit(call.body), "bytes": len(call.body)},
+            "action": action_facts(call, self.commit(call.body)),
             "decision": decision_facts(decision),
         }
         if call.selection:
             body["decision"]["selection"] = dict(call.selection)
         if call.traceparent and parse(call.traceparent):  # nobody's free text gets into the ledger this way
             body["trace"] = {"traceparent": call.traceparent}
-        kind = "intent" if decision.permits else "deny"
-        receipt = await self.ledger.append(kind, body, event_id=call.id, opens=decision.permits)
+        permits = decision.permits
+        kind = "intent" if permits else "deny"
+        receipt = await self.ledger.append(kind, body, event_id=call.id, opens=permits)
         return Receipt(receipt.event_id, receipt.index, receipt.checkpoint)
 
     async def record_outcome(self, admission: Admission, outcome: Outcome) -> Receipt:
-        facts = outcome_facts(outcome) | {"result_commit": self.commit(outcome.digest.digest())}
-        intent, body = admission.receipt.event_id, {"outcome": facts}
+        body = {"outcome": outcome_facts(outcome, self.commit(outcome.digest.digest()))}
+        intent = admission.receipt.event_id
         receipt = await self.ledger.append("outcome", body, event_id=new_call_id(), closes=intent)
         return Receipt(receipt.event_id, receipt.index, receipt.checkpoint)
 
@@ -60,12 +62,14 @@ def principal_facts(principal: Principal) -> dict[str, Any]:
     return facts
 
 
-def action_facts(call: Call) -> dict[str, Any]:
+def action_facts(call: Call, commitment: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "kind": call.action,
         "protocol": call.door,
         "name": call.resource,
         "operation": call.operation,
+        "args_commit": commitment,
+        "bytes": len(call.body),
     }
     if call.version is not None:
         facts["version"] = call.version
@@ -76,17 +80,17 @@ def action_facts(call: Call) -> dict[str, Any]:
 
 def decision_facts(decision: Decision) -> dict[str, Any]:
     return {
-        "effect": decision.effect.value,
+        "effect": str(decision.effect),
         "gate": "auto" if decision.permits else "blocked",
         "reason": decision.reason,
         "policy": {"revision": decision.revision},
         "rules": [{"id": rule.id, "source": rule.source} for rule in decision.rules],
-        "obligations": [{"name": o.name, "parameters": dict(o.parameters)} for o in decision.obligations],
+        "obligations": [{"name": o.name, "parameters": {**o.parameters}} for o in decision.obligations],
         "eval_us": decision.eval_us,
     }
 
 
-def outcome_facts(outcome: Outcome) -> dict[str, Any]:
+def outcome_facts(outcome: Outcome, commitment: str) -> dict[str, Any]:
     """Only integers and strings: the ledger's canonical form has no floats."""
     facts: dict[str, Any] = {
         "status": outcome.status,
@@ -95,16 +99,27 @@ def outcome_facts(outcome: Outcome) -> dict[str, Any]:
         "rung": outcome.rung,
         "bytes": outcome.byte_count,
         "latency_us": round((outcome.ended_s - outcome.started_s) * MICRO),
+        "result_commit": commitment,
     }
     if outcome.error:
         facts["error"] = outcome.error
     if outcome.first_byte_s is not None:
         facts["first_byte_us"] = round((outcome.first_byte_s - outcome.started_s) * MICRO)
-    usage = outcome.usage
-    counts = {"in": usage.input_tokens, "out": usage.output_tokens, "cached": usage.cached_tokens}
-    tokens = {name: count for name, count in counts.items() if count is not None and 0 <= count <= MAX_TOKENS}
+    tokens = token_facts(outcome.usage)
     if tokens:
         facts["tokens"] = tokens
     if outcome.cost:
         facts["cost"] = dict(outcome.cost)
+    return facts
+
+
+def token_facts(usage: Usage) -> dict[str, int]:
+    facts: dict[str, int] = {}
+    given, made, cached = usage.input_tokens, usage.output_tokens, usage.cached_tokens
+    if given is not None and 0 <= given <= MAX_TOKENS:
+        facts["in"] = given
+    if made is not None and 0 <= made <= MAX_TOKENS:
+        facts["out"] = made
+    if cached is not None and 0 <= cached <= MAX_TOKENS:
+        facts["cached"] = cached
     return facts
