@@ -11,10 +11,9 @@ import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
-from msgspec import structs
+from msgspec.structs import replace
 
 from controlplane.calls import Call, Decision, Effect, Principal, Receipt
 from controlplane.cost import Account, Budgets, CostSettings, Limit, MemoryBudgets
@@ -111,7 +110,7 @@ async def money() -> None:
     async def held(_: int) -> None:
         decision = await keeper.hold(allowed, who, call)
         outcome.cost = {"micro_usd": 44}
-        keeper.observe(structs.replace(admission, decision=decision), outcome, recorded=True)
+        keeper.observe(replace(admission, decision=decision), outcome, recorded=True)
 
     print(f"price of a call                     {await best_us(priced):8.1f} us")
     print(f"three budgets held and settled      {await best_us(held):8.1f} us")

@@ -19,6 +19,7 @@ from typing import Any
 import anyio
 import anyio.abc
 import numpy as np
+from msgspec import structs
 from pydantic import BaseModel, Field
 
 from controlplane.drift.observed import Copied
@@ -166,7 +167,7 @@ class Shadows:
 
     async def _compare(self, copy: Copy) -> None:
         timeout_s = min(self.settings.timeout_s, copy.request.timeout_s)
-        asked = replace(copy.request, priority=LEAST_URGENT, timeout_s=timeout_s, scope="")
+        asked = structs.replace(copy.request, priority=LEAST_URGENT, timeout_s=timeout_s, scope="")
         began_s = self.monotonic()
         try:
             async with copy.backend.send(asked) as reply, aclosing(reply.chunks) as chunks:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import TracebackType
+
+from msgspec.structs import replace
 
 from controlplane.adaptation.calls import ModelCalls
 from inference.backend import Backend, BackendReply, BackendRequest

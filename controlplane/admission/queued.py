@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
+
+from msgspec.structs import replace
 
 from controlplane.admission.gate import Gate, ticket_for
 from controlplane.admission.line import Standing, Ticket

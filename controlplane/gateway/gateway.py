@@ -13,11 +13,12 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
-from msgspec import Struct, structs
+from msgspec import Struct
+from msgspec.structs import replace
 
 from audit import AuditUnavailable
 from controlplane.calls import Call, Decision, Effect, Principal, Receipt
@@ -104,7 +105,7 @@ class NoBudget:
 
     async def hold(self, decision: Decision, principal: Principal, call: Call) -> Decision:  # noqa: ARG002  protocol
         if decision.permits and any(each.name == BUDGET for each in decision.obligations):
-            return structs.replace(decision, effect=Effect.DENY, reason="unknown_obligation")
+            return replace(decision, effect=Effect.DENY, reason="unknown_obligation")
         return decision
 
     def give_back(self, decision: Decision, principal: Principal) -> None:

@@ -6,9 +6,9 @@ Fails closed: an unknown obligation, a malformed one or one that cannot be met t
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from msgspec import structs
+from msgspec.structs import replace
 
 from controlplane.calls import Call, Decision, Effect, Obligation, Principal
 from inference.backend import BackendReply
@@ -68,4 +68,4 @@ class Obligations:
 
 
 def _denied(decision: Decision, reason: str, retry_after_s: float | None = None) -> Decision:
-    return structs.replace(decision, effect=Effect.DENY, reason=reason, retry_after_s=retry_after_s)
+    return replace(decision, effect=Effect.DENY, reason=reason, retry_after_s=retry_after_s)

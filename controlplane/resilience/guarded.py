@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from controlplane.resilience.breaker import CircuitBreaker, Permit, State
 from controlplane.resilience.lessons import Verdict, verdict_of, verdict_of_status

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from controlplane.response_cache.answers import PIECE_BYTES, Saved, is_sound, is_the_models_own
 from controlplane.response_cache.flights import Flight, Flights

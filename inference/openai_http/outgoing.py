@@ -39,8 +39,7 @@ SALT_KEY_BYTES = 32
 _read_fields = msgspec.json.Decoder(Fields).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     """``hides_usage``: the caller asked for no usage and must see none. ``hides_running``: he asked for the final count
     alone, not for one in every chunk."""
 

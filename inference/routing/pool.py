@@ -11,8 +11,9 @@ import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
-from dataclasses import replace
 from types import MappingProxyType
+
+from msgspec.structs import replace
 
 from inference.backend import Backend, BackendReply, BackendRequest
 from inference.errors import BackendError, BackendTimeout, BackendUnavailable

@@ -11,10 +11,11 @@ import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from inference.backend import BackendReply, BackendRequest
 from inference.errors import BackendRejected, BackendTimeout, BackendUnavailable

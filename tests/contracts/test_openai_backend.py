@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout, BackendUnavailable
 from inference.vllm import VllmBackend
@@ -165,7 +166,7 @@ async def test_callers_credentials_never_leave(fake: FakeOpenAI, backend: VllmBa
         ("user-agent", "bad\r\nx-evil: 1"),
         ("accept-encoding", "gzip"),
     )
-    await whole(backend, replace(chat(), headers=given))
+    await whole(backend, structs.replace(chat(), headers=given))
     (_, headers, _) = fake.seen[0]
     seen = {name.lower(): value for name, value in headers.items()}
     assert seen["authorization"] == f"Bearer {KEY}"
@@ -180,7 +181,7 @@ async def test_body_arrives_with_the_tenants_salt_in_front_and_else_byte_for_byt
 ) -> None:
     odd = b' {"messages" : [], "model":"tiny",  "max_tokens": 2, "top_p":1e0 }\n'
     for tenant in ("acme", "globex"):
-        await whole(backend, replace(chat(), body=odd, tenant=tenant))
+        await whole(backend, structs.replace(chat(), body=odd, tenant=tenant))
     first, second = (body for _, _, body in fake.seen)
     assert first.partition(b",")[2] == second.partition(b",")[2] == odd.partition(b"{")[2]
     assert json.loads(first)["cache_salt"] != json.loads(second)["cache_salt"]
@@ -195,7 +196,7 @@ async def test_request_that_would_reach_past_its_answer_never_leaves(fake: FakeO
 async def test_server_of_another_make_gets_the_body_as_it_is(fake: FakeOpenAI, served: Served) -> None:
     backend = VllmBackend(served.settings(dialect="openai"))
     odd = b' {"messages" : [], "model":"tiny",  "max_tokens": 2, "top_p":1e0 }\n'
-    await whole(backend, replace(chat(), body=odd))
+    await whole(backend, structs.replace(chat(), body=odd))
     assert fake.seen[0][2] == odd
     await backend.aclose()
 

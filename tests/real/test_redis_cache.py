@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from controlplane.response_cache import CachedBackend, MemoryStore, Parts, ResponseCacheSettings
 from controlplane.response_cache.answers import Saved
@@ -89,7 +90,7 @@ async def test_answer_comes_back_as_it_went_with_what_it_took(client: Redis) -> 
 )
 async def test_no_other_tenant_revision_shape_or_model_ever_gets_it(client: Redis, change: dict[str, Any]) -> None:
     await ask(gateway(client, b'{"choices":["ours"]}'))
-    reply, body = await ask(gateway(client, b'{"choices":["theirs"]}'), replace(ASKED, **change))
+    reply, body = await ask(gateway(client, b'{"choices":["theirs"]}'), structs.replace(ASKED, **change))
     assert (reply.rung, body) == ("primary", b'{"choices":["theirs"]}')
     assert len(await client.keys()) == 2
 

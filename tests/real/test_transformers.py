@@ -14,10 +14,10 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from inference.backend import BackendReply, BackendRequest
 from inference.vllm import VllmBackend

@@ -10,11 +10,11 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
 
 from inference.errors import BackendTimeout
 from inference.vllm import VllmBackend

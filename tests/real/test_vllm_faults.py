@@ -10,10 +10,11 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from benchmarks.inference.tiny_vllm import TinyVllm, is_installed
 from controlplane.resilience.breakers import Breakers, GuardedByVersion

@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
-from msgspec import structs
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -71,7 +70,7 @@ class ModelToolsMcp:
             "is_modern": message.is_modern,
             "revision": _asked(message),
         }
-        return structs.replace(call, arguments={**call.arguments, MESSAGE: asked})
+        return replace(call, arguments={**call.arguments, MESSAGE: asked})
 
     async def _message(self, request: Request) -> McpMessage:
         self.face.refuse_foreign_page(request)

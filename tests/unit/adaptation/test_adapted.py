@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from controlplane.adaptation.adapted import Adapted, Tiers
 from controlplane.adaptation.calls import ModelCalls

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from controlplane.admission import AdmissionSettings, Gate, QueuedBackend
 from inference.backend import BackendReply, BackendRequest

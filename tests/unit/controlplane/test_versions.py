@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 import numpy as np
 import pytest
+from msgspec import structs
 
 from controlplane.drift.observed import Copied
 from controlplane.shadow import Shadows, ShadowSettings, Tally, agreement
@@ -139,7 +140,7 @@ PLACES = [5278, 9415, 1652]
 def test_models_and_tenants_have_canaries_of_their_own() -> None:
     def chosen(model: str, tenant: str) -> set[str]:
         request = BackendRequest(call_id="c", target=model, operation="Predict", tenant=tenant)
-        return {agent for agent in AGENTS if tries_canary(replace(request, agent=agent), 30)}
+        return {agent for agent in AGENTS if tries_canary(structs.replace(request, agent=agent), 30)}
 
     assert len({frozenset(chosen(*one)) for one in (("risk", "acme"), ("fraud", "acme"), ("risk", "globex"))}) == 3
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from controlplane.resilience.cache import ENTRY_OVERHEAD_BYTES, AnswerCache, CachedAnswer, cache_key
 from controlplane.resilience.deadline import Deadline

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from controlplane.response_cache.answers import Saved, is_sound, is_the_models_own, read, written
 from controlplane.response_cache.memory import MemoryStore
@@ -19,7 +20,7 @@ def saved(body: bytes = b"x" * 10, **more: object) -> Saved:
 
 
 def test_written_answer_reads_the_same() -> None:
-    reply = replace(REPLY, headers=(("Content-Type", "a/b"), ("x-request-id", "7")), usage=Usage(3, None, 0))
+    reply = structs.replace(REPLY, headers=(("Content-Type", "a/b"), ("x-request-id", "7")), usage=Usage(3, None, 0))
     before = Saved.of(reply, [b"a", b"b"], 100.5, 60)
     assert before.headers == (("content-type", "a/b"),), "what belongs to one call alone is not kept"
     after = read(written(before))
@@ -37,15 +38,15 @@ def test_what_nobody_of_us_wrote_is_no_answer(text: bytes) -> None:
     ("reply", "version", "own"),
     [
         (REPLY, "2", True),
-        (replace(REPLY, served_by="risk/2@replica-b"), "2", True),
-        (replace(REPLY, served_by="risk/3"), "2", False),  # the label moved meanwhile
-        (replace(REPLY, served_by="risk/22"), "2", False),
-        (replace(REPLY, served_by="risk"), "2", False),
-        (replace(REPLY, served_by="Qwen/tiny"), "vllm:Qwen/tiny", True),
-        (replace(REPLY, status=400), "2", False),
-        (replace(REPLY, rung="lighter"), "2", False),
-        (replace(REPLY, rung="cache", age_s=5), "2", False),
-        (replace(REPLY, rung="lighter"), "vllm:x", False),
+        (structs.replace(REPLY, served_by="risk/2@replica-b"), "2", True),
+        (structs.replace(REPLY, served_by="risk/3"), "2", False),  # the label moved meanwhile
+        (structs.replace(REPLY, served_by="risk/22"), "2", False),
+        (structs.replace(REPLY, served_by="risk"), "2", False),
+        (structs.replace(REPLY, served_by="Qwen/tiny"), "vllm:Qwen/tiny", True),
+        (structs.replace(REPLY, status=400), "2", False),
+        (structs.replace(REPLY, rung="lighter"), "2", False),
+        (structs.replace(REPLY, rung="cache", age_s=5), "2", False),
+        (structs.replace(REPLY, rung="lighter"), "vllm:x", False),
     ],
 )
 def test_only_the_version_that_was_meant_speaks_for_itself(reply: BackendReply, version: str, own: bool) -> None:
@@ -74,7 +75,7 @@ def test_only_the_version_that_was_meant_speaks_for_itself(reply: BackendReply, 
 def test_the_word_of_a_failure_under_a_200_is_no_answer(
     operation: str, streams: bool, body: bytes, sound: bool
 ) -> None:
-    assert is_sound(replace(ASKED, operation=operation, streams=streams), body) is sound
+    assert is_sound(structs.replace(ASKED, operation=operation, streams=streams), body) is sound
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from controlplane.response_cache import CachedBackend, MemoryStore, Parts, ResponseCacheSettings
 from controlplane.response_cache.answers import Saved

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from benchmarks.inference.virtual_time import in_virtual_time
 from inference.errors import BackendUnavailable
