@@ -8,6 +8,9 @@ from typing import Any
 from controlplane.calls import Call, Principal
 from controlplane.policy.bundle import Bundle
 
+PRESENTED = frozenset({"kind", "chain", "client_id", "issuer", "scopes"})
+"""What the credential says of a principal whatever the bundle knows; of all the rest the bundle has the last word."""
+
 
 def known_attributes(bundle: Bundle, tenant: str, name: str) -> dict[str, Any]:
     """What the bundle alone says of one principal: the directory's attributes, its tenant and its roles there."""

@@ -7,9 +7,12 @@ Three-valued (Kleene): when the context of a call is not known yet, what depends
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter, ge, gt, le, lt
 from typing import Any, Final
+
+from msgspec import Struct
 
 from controlplane.policy.grammar import Attribute, Compare, Either, Every, Has, Listing, Literal, Node, Not, parse
 
@@ -28,8 +31,7 @@ UNKNOWN: Final = _Unknown()
 ArgumentTypes = Mapping[tuple[str, ...], str]
 
 
-@dataclass(slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """What a condition may read. ``ctx`` is None while the call is not known; ``argument_types`` are the types that
     the catalogue declares for this resource's arguments, by path below ``r.ctx.args``.
     """
@@ -42,6 +44,8 @@ class Facts:
 
 
 Evaluate = Callable[[Facts], Any]
+Compares = Callable[[Any, Any], Any]
+"""Neither side is unknown; raises ``ConditionError`` for what cannot be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,11 @@ class Condition:
         parts = zip(node.texts, node.operands, strict=True) if isinstance(node, Every) else [(text, node)]
         conjuncts = tuple((part, _truth(operand, types)) for part, operand in parts)
         return cls(text, node, _truth(node, types), conjuncts)
+
+
+def all_of(parts: Sequence[Evaluate]) -> Evaluate:
+    """``&&`` between conditions, each of which is true, false or unknown, as ``conjuncts`` are."""
+    return parts[0] if len(parts) == 1 else _connective(tuple(parts), decisive=False)
 
 
 def attributes_in(node: Node) -> list[Attribute]:
@@ -99,8 +108,12 @@ def has_type(value: Any, declared: str) -> bool:
     return _TYPES.get(declared, _is_nothing)(value)
 
 
+_NUMBERS, _LISTS = (int, float), (list, tuple, frozenset)
+_MAPPINGS = (dict, Mapping)  # what nearly everything is comes first: asking an abstract class takes longer
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, _NUMBERS) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_integer(value: Any) -> bool:
@@ -117,9 +130,9 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
     "boolean": lambda value: isinstance(value, bool),
     "number": _is_number,
     "integer": _is_integer,
-    "strings": lambda value: isinstance(value, list | tuple | frozenset) and all(isinstance(one, str) for one in value),
+    "strings": lambda value: isinstance(value, _LISTS) and all(isinstance(one, str) for one in value),
     "array": lambda value: isinstance(value, list | tuple),
-    "object": lambda value: isinstance(value, Mapping),
+    "object": lambda value: isinstance(value, _MAPPINGS),
     "any": lambda _: True,
 }
 
@@ -133,16 +146,34 @@ def _compile(node: Node, types: Mapping[tuple[str, ...], str]) -> Evaluate:
         case Has(attribute=attribute):
             return _presence(attribute)
         case Listing(items=items):
-            parts = tuple(_compile(item, types) for item in items)
-            return lambda facts: [part(facts) for part in parts]
+            return _listing(items, types)
         case Not(operand=operand):
             return _negation(_truth(operand, types))
         case Compare(operator=operator, left=left, right=right):
-            return _comparison(operator, _compile(left, types), _compile(right, types))
+            compare, first = _COMPARE[operator], _compile(left, types)
+            constant = _constant(right)
+            if constant is None:
+                return _comparison(compare, first, _compile(right, types))
+            return _comparison_with(compare, first, constant)
         case Every(operands=operands):
             return _connective(tuple(_truth(one, types) for one in operands), decisive=False)
         case Either(operands=operands):
             return _connective(tuple(_truth(one, types) for one in operands), decisive=True)
+
+
+def _constant(node: Node) -> Any:
+    """What a condition compares with most often; None where it depends on the call."""
+    if isinstance(node, Literal):
+        return node.value
+    if isinstance(node, Listing):
+        values = [item.value for item in node.items if isinstance(item, Literal)]
+        return values if len(values) == len(node.items) else None
+    return None
+
+
+def _listing(items: tuple[Node, ...], types: Mapping[tuple[str, ...], str]) -> Evaluate:
+    parts = tuple(_compile(item, types) for item in items)
+    return lambda facts: [part(facts) for part in parts]
 
 
 def _truth(node: Node, types: Mapping[tuple[str, ...], str]) -> Evaluate:
@@ -167,10 +198,10 @@ def _reading(attribute: Attribute, types: Mapping[tuple[str, ...], str]) -> Eval
     if attribute.path[:2] == ("ctx", "args"):
         return _argument(attribute)
     declared, name = types.get(attribute.path, "any"), names[0]
-    fits = _TYPES.get(declared, _is_nothing)
+    fits, source_of = _TYPES.get(declared, _is_nothing), attrgetter(root)
 
     def read(facts: Facts) -> Any:
-        source = facts.sub if root == "sub" else facts.obj if root == "obj" else facts.ctx
+        source = source_of(facts)
         if source is None:
             return UNKNOWN
         value = source.get(name)
@@ -195,7 +226,7 @@ def _argument(attribute: Attribute) -> Evaluate:
         value = _descend(facts.ctx["args"], path)
         if value is None:
             raise ConditionError(f"{attribute} is absent")
-        if not has_type(value, declared):
+        if not _TYPES.get(declared, _is_nothing)(value):
             raise ConditionError(f"{attribute} is not of type {declared}")
         return value
 
@@ -203,18 +234,18 @@ def _argument(attribute: Attribute) -> Evaluate:
 
 
 def _presence(attribute: Attribute) -> Evaluate:
-    root, *names = attribute.path
+    source_of, names = attrgetter(attribute.path[0]), attribute.path[1:]
 
     def present(facts: Facts) -> Any:
-        source = facts.sub if root == "sub" else facts.obj if root == "obj" else facts.ctx
-        return UNKNOWN if source is None else _descend(source, tuple(names)) is not None
+        source = source_of(facts)
+        return UNKNOWN if source is None else _descend(source, names) is not None
 
     return present
 
 
 def _descend(value: Any, path: tuple[str, ...]) -> Any:
     for name in path:
-        if not isinstance(value, Mapping):
+        if not isinstance(value, _MAPPINGS):
             return None
         value = value.get(name)
     return value
@@ -251,9 +282,7 @@ def _connective(parts: tuple[Evaluate, ...], *, decisive: bool) -> Evaluate:
     return connective
 
 
-def _comparison(operator: str, left: Evaluate, right: Evaluate) -> Evaluate:
-    compare = _COMPARE[operator]
-
+def _comparison(compare: Compares, left: Evaluate, right: Evaluate) -> Evaluate:
     def comparison(facts: Facts) -> Any:
         a, b = left(facts), right(facts)
         if a is UNKNOWN or b is UNKNOWN:
@@ -263,19 +292,33 @@ def _comparison(operator: str, left: Evaluate, right: Evaluate) -> Evaluate:
     return comparison
 
 
+def _comparison_with(compare: Compares, left: Evaluate, constant: Any) -> Evaluate:
+    def comparison(facts: Facts) -> Any:
+        a = left(facts)
+        return UNKNOWN if a is UNKNOWN else compare(a, constant)
+
+    return comparison
+
+
+_EQUATABLE = (str, int, float)
+
+
 def _equal(a: Any, b: Any) -> bool:
-    for value in (a, b):
-        if not isinstance(value, str | int | float):
-            raise ConditionError("only strings, numbers and booleans can be equal")
+    if not (isinstance(a, _EQUATABLE) and isinstance(b, _EQUATABLE)):
+        raise ConditionError("only strings, numbers and booleans can be equal")
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 
 def _member(a: Any, b: Any) -> Any:
-    if not isinstance(b, list | tuple | frozenset):
+    if not isinstance(b, _LISTS):
         raise ConditionError("'in' needs a list on its right")
-    if any(one is not UNKNOWN and _equal(a, one) for one in b):
-        return True
-    return UNKNOWN if any(one is UNKNOWN for one in b) else False
+    answer: Any = False
+    for one in b:
+        if one is UNKNOWN:
+            answer = UNKNOWN
+        elif _equal(a, one):
+            return True
+    return answer
 
 
 def _not_member(a: Any, b: Any) -> Any:
@@ -283,8 +326,8 @@ def _not_member(a: Any, b: Any) -> Any:
     return found if found is UNKNOWN else not found
 
 
-def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    def ordered(a: Any, b: Any) -> bool:
+def _ordered(compare: Compares) -> Compares:
+    def ordered(a: Any, b: Any) -> Any:
         if (_is_number(a) and _is_number(b)) or (isinstance(a, str) and isinstance(b, str)):
             return compare(a, b)
         raise ConditionError("only two numbers or two strings have an order")
@@ -292,13 +335,13 @@ def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
     return ordered
 
 
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+_COMPARE: dict[str, Compares] = {
     "==": _equal,
     "!=": lambda a, b: not _equal(a, b),
     "in": _member,
     "not in": _not_member,
-    "<": _ordered(lambda a, b: bool(a < b)),
-    "<=": _ordered(lambda a, b: bool(a <= b)),
-    ">": _ordered(lambda a, b: bool(a > b)),
-    ">=": _ordered(lambda a, b: bool(a >= b)),
+    "<": _ordered(lt),
+    "<=": _ordered(le),
+    ">": _ordered(gt),
+    ">=": _ordered(ge),
 }

@@ -1,25 +1,24 @@
 """The compiled snapshot of a bundle: casbin's answers without asking casbin.
 
 Compiles the meaning of ``model.MODEL`` and nothing else. What does not depend on the call is worked out once for each
-principal, action and path and kept (``_Plan``): which rules apply, and conditions over the object alone. What depends
-on the call (claims, arguments, time) is asked every time. Belongs to one bundle and goes with it, so nothing kept can
-outlive the files it was made from.
+principal, action and path and kept (``_Plan``): which rules apply, and conditions over the object and over what the
+directory says of the principal. What depends on the call (claims, arguments, time) is asked every time. Belongs to one
+bundle and goes with it, so nothing kept can outlive the files it was made from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Any, NamedTuple, Self
 
 from controlplane.calls import Principal
-from controlplane.policy.attributes import known_attributes, presented_attributes
+from controlplane.policy.attributes import PRESENTED, known_attributes, presented_attributes
 from controlplane.policy.bundle import Bundle
 from controlplane.policy.catalogue import Catalogue, Resource
-from controlplane.policy.conditions import UNKNOWN, Condition, ConditionError, Evaluate, Facts, attributes_in
+from controlplane.policy.conditions import UNKNOWN, Condition, ConditionError, Evaluate, Facts, all_of, attributes_in
 from controlplane.policy.engine import GRANTED, Answer
-from controlplane.policy.grammar import Every, Node
+from controlplane.policy.grammar import Every
 from controlplane.policy.index import Index
 from controlplane.policy.rules import Rule
 
@@ -35,11 +34,13 @@ class _Step(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """All that one principal's question about one path needs. ``settled`` is the answer when no call can change it."""
+    """All that one principal's question about one path needs. ``settled`` is the answer when no call can change it;
+    ``reads_credential``: some condition asks what only the credential says of the principal.
+    """
 
     steps: tuple[_Step, ...]
     settled: Answer | None
-    reads_subject: bool
+    reads_credential: bool
     known: Mapping[str, Any]
     resource: Resource
 
@@ -69,7 +70,7 @@ class Snapshot:
         if plan.settled is not None:
             return plan.settled
         subject = plan.known
-        if plan.reads_subject:
+        if plan.reads_credential:
             subject = presented_attributes(plan.known, self._bundle.schema.claims, principal, name)
         resource = plan.resource
         return _walk(plan.steps, Facts(subject, resource.attributes, action, values, resource.argument_types))
@@ -77,24 +78,25 @@ class Snapshot:
     def _plan(self, place: tuple[str, str, str, str]) -> _Plan:
         tenant, name, action, path = place
         resource = self._resources.get(path) or self._bundle.catalogue.resource(path)
-        facts = Facts({}, resource.attributes, action, None, resource.argument_types)
+        known = known_attributes(self._bundle, tenant, name)
+        facts = Facts(known, resource.attributes, action, None, resource.argument_types)
+        settled = frozenset(known) - PRESENTED
         held = self._bundle.directory.names_of(tenant, name)
         steps: list[_Step] = []
-        reads_subject = False
+        reads_credential = False
         for number in self._index.candidates(tenant, held, action, path, resource.segments):
-            rule, test = self._rules[number], self._tests[number]
-            constant = test.constant(facts)
-            if constant is None:
-                reads_subject |= test.reads_subject
-                steps.append(_Step(rule.ref.id, rule.effect, test.evaluate))
-            elif constant:
+            rule, rest = self._rules[number], self._tests[number].rest(facts, settled)
+            if rest:
+                reads_credential |= any(one.reads_credential(settled) for one in rest)
+                steps.append(_Step(rule.ref.id, rule.effect, all_of([one.evaluate for one in rest])))
+            elif rest is not None:
                 steps.append(_Step(rule.ref.id, rule.effect, None))
         is_settled = all(step.evaluate is None for step in steps)
         plan = _Plan(
             steps=tuple(steps),
             settled=_walk(tuple(steps), facts) if is_settled else None,
-            reads_subject=reads_subject,
-            known=known_attributes(self._bundle, tenant, name),
+            reads_credential=reads_credential,
+            known=known,
             resource=resource,
         )
         if len(self._plans) >= MAX_PLANS:
@@ -104,41 +106,50 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class _Test:
-    """A condition cut where it begins to depend on who calls and with what.
-
-    ``first`` are the conjuncts that read the object and the action alone. They are asked first in every call, so where
-    one of them is false the rest is never reached. ``reads_subject`` and ``is_whole`` tell of the rest.
-    """
+class _Conjunct:
+    """One of the parts of a condition that must all hold; ``reads`` are its attributes, by root and first name."""
 
     evaluate: Evaluate
-    first: tuple[Evaluate, ...]
-    is_whole: bool  # nothing is left after them
-    reads_subject: bool
+    reads: frozenset[tuple[str, ...]]
+
+    def is_settled(self, settled: frozenset[str]) -> bool:
+        """Whether every call of one principal on one object is told the same by it. ``settled`` are the attributes of
+        the principal that no credential adds to or changes."""
+        return all(root in ("obj", "act") or (root == "sub" and name[0] in settled) for root, *name in self.reads)
+
+    def reads_credential(self, settled: frozenset[str]) -> bool:
+        return any(root == "sub" and name[0] not in settled for root, *name in self.reads)
+
+
+@dataclass(frozen=True, slots=True)
+class _Test:
+    """A condition, to be cut where it begins to depend on the credential or on the rest of the call."""
+
+    conjuncts: tuple[_Conjunct, ...]
 
     @classmethod
     def of(cls, condition: Condition) -> _Test:
         node = condition.node
-        roots = [_roots_of(operand) for operand in (node.operands if isinstance(node, Every) else (node,))]
-        first = list(takewhile(lambda read: read <= {"obj", "act"}, roots))
-        evaluates = tuple(evaluate for _, evaluate in condition.conjuncts[: len(first)])
-        return cls(condition.evaluate, evaluates, len(first) == len(roots), any("sub" in read for read in roots))
+        operands = node.operands if isinstance(node, Every) else (node,)
+        reads = (frozenset(attribute.path[:2] for attribute in attributes_in(operand)) for operand in operands)
+        evaluates = (evaluate for _, evaluate in condition.conjuncts)
+        return cls(tuple(map(_Conjunct, evaluates, reads)))
 
-    def constant(self, facts: Facts) -> bool | None:
-        """Its truth where the object and the action decide; None where the call must be asked, and where it fails: a
-        failing condition fails in its turn, in every decision."""
-        try:
-            for evaluate in self.first:
-                if evaluate(facts) is False:
-                    return False
-        except ConditionError:
-            return None
-        return True if self.is_whole else None
+    def rest(self, facts: Facts, settled: frozenset[str]) -> tuple[_Conjunct, ...] | None:
+        """What is left to ask in every call: () where it holds whatever the call says, None where it does not.
 
-
-def _roots_of(node: Node) -> frozenset[str]:
-    """Of sub, obj, act and ctx: those that a condition reads."""
-    return frozenset(attribute.path[0] for attribute in attributes_in(node))
+        Conjuncts are asked from left to right, so that those before the first unsettled one decide alone. One that
+        fails is asked with all after it: it fails in its turn, in every decision.
+        """
+        for number, conjunct in enumerate(self.conjuncts):
+            if not conjunct.is_settled(settled):
+                return self.conjuncts[number:]
+            try:
+                if conjunct.evaluate(facts) is False:
+                    return None
+            except ConditionError:
+                return self.conjuncts[number:]
+        return ()
 
 
 def _walk(steps: tuple[_Step, ...], facts: Facts) -> Answer:

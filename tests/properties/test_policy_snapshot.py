@@ -47,6 +47,9 @@ CONDITIONS = (
     "r.obj.sensitivity <= r.sub.clearance", "r.sub.kind == 'agent'", "r.sub.client_id == 'x'", "r.obj.listed",
     "r.obj.listed && r.sub.external", "r.sub.external && r.obj.sensitivity > 1", "has(r.sub.purpose) && r.obj.listed",
     "r.obj.task == 'chat' && r.ctx.streams", "r.act == 'infer' && r.obj.listed && r.sub.risk < 10",
+    "r.sub.clearance >= 2 && r.ctx.streams", "r.sub.id == 'user:c' || r.sub.external", "'boss' in r.sub.roles",
+    "r.sub.clearance >= r.obj.sensitivity && r.sub.risk < 10 && r.ctx.now > 5 && r.sub.clearance > 1",
+    "r.sub.tenant == 'acme' && r.sub.kind == 'agent'", "has(r.sub.purpose) && r.sub.clearance >= 1 && r.ctx.streams",
 )  # fmt: skip
 ON_ARGUMENTS = ("r.ctx.args.max_tokens <= 5", "has(r.ctx.args.rows)", "r.ctx.args.max_tokens < 5 || r.sub.external")
 DUTIES = (

@@ -304,3 +304,37 @@ def test_parts_of_a_condition_are_asked_from_left_to_right_though_some_are_settl
         policy = folder.policy(engine=engine)
         for _ in range(2):
             assert ask(policy, "agent:x", "call", "/tool/parcel", tenant="globex", claims=claims).reason == meant
+
+
+@pytest.mark.parametrize(
+    ("condition", "claims", "meant"),
+    [
+        ("r.sub.clearance >= 2", {}, "granted"),
+        ("r.sub.clearance > 2", {"clearance": 5}, "no_matching_rule"),  # a claim is only signed
+        ("r.sub.clearance >= 2 && r.sub.session == 'x'", {"session": "x"}, "granted"),
+        ("r.sub.clearance >= 2 && r.sub.session == 'x'", {"session": "y"}, "no_matching_rule"),
+        ("r.sub.clearance >= 2 && r.sub.session == 'x'", {}, "condition_error"),
+        ("r.sub.clearance > 2 && r.sub.session == 'x'", {}, "no_matching_rule"),
+        ("r.sub.session == 'x' && r.sub.clearance >= 2", {"session": "x", "clearance": 0}, "granted"),
+        ("r.sub.risk < 10 && r.sub.clearance >= 2", {"risk": 1}, "granted"),
+        ("r.sub.risk < 10 && r.sub.clearance >= 2", {"risk": 50}, "no_matching_rule"),
+        ("r.sub.kind == 'user' && r.sub.clearance >= 2", {}, "granted"),  # the credential says what kind it is for
+    ],
+)
+def test_what_the_directory_says_is_settled_and_what_the_credential_says_is_asked_in_every_call(
+    folder: Folder, condition: str, claims: dict[str, Any], meant: str
+) -> None:
+    folder.write(
+        "tenants/globex/more.yaml",
+        "tenant: globex\nprincipals:\n  - {id: agent:x, attributes: {clearance: 2}}\nrules:\n"
+        "  - {id: globex.x, principals: [agent:x], on: /tool/parcel, do: call, effect: allow,\n"
+        f'     when: "{condition}"}}\n',
+    )
+    call = Call(id="c", door="test", action="call", resource="/tool/parcel")
+    agent = Principal(subject="agent:x", tenant="globex", kind="user", claims=claims)
+    other = Principal(subject="agent:x", tenant="globex", kind="service", claims={"session": "z", "risk": 99})
+    for engine in ("snapshot", "casbin"):
+        policy = folder.policy(engine=engine)
+        for _ in range(2):
+            policy.decide(other, call, 0.0)
+            assert policy.decide(agent, call, 0.0).reason == meant
