@@ -6,7 +6,7 @@ from controlplane.calls import Call, Decision, Principal, Receipt
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.outcome import Outcome
 from controlplane.telemetry.metrics import Metrics
-from inference.backend import FRESH_RUNGS, Usage
+from inference.backend import FRESH_RUNGS
 
 MICRO = 1_000_000
 LIMITS = {
@@ -16,7 +16,6 @@ LIMITS = {
     "behaviour_throttled": "behaviour",
 }
 """Reasons of a limit or budget, and the word they are counted under; "" is the kind of resource."""
-COUNTED = ("micro_usd", "saved_micro_usd", "energy_uwh")
 
 
 def kind_of(resource: str) -> str:
@@ -58,20 +57,23 @@ class Meter:
 
     def _observe_model(self, call: Call, tenant: str, outcome: Outcome) -> None:
         model = call.resource.rpartition("/")[2]
-        usage = Usage() if outcome.is_saved else outcome.usage  # those tokens were counted when they were made
-        if usage.input_tokens is not None or usage.output_tokens is not None:
-            self.metrics.observe_tokens(
-                tenant=tenant, model=model, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens
+        if not outcome.is_saved:  # else they were counted when they were made
+            given, made = outcome.usage.input_tokens, outcome.usage.output_tokens
+            self.metrics.observe_tokens(tenant=tenant, model=model, input_tokens=given, output_tokens=made)
+        cost = outcome.cost
+        if "micro_usd" in cost:
+            self.metrics.observe_cost(
+                tenant=tenant,
+                model=model,
+                micro_usd=cost["micro_usd"],
+                saved_micro_usd=cost.get("saved_micro_usd", 0),
+                energy_uwh=cost.get("energy_uwh", 0),
             )
-        if "micro_usd" in outcome.cost:
-            counted = {name: outcome.cost[name] for name in COUNTED if name in outcome.cost}
-            self.metrics.observe_cost(tenant=tenant, model=model, **counted)
         if call.streams and outcome.first_byte_s is not None:
             self.metrics.observe_first_token(model=model, duration_s=outcome.first_byte_s - outcome.started_s)
         if outcome.rung not in FRESH_RUNGS:
             self.metrics.observe_fallback(model=model, rung=outcome.rung)
 
     def _decided(self, decision: Decision) -> None:
-        self.metrics.observe_decision(
-            effect=decision.effect.value, reason=decision.reason, duration_s=decision.eval_us / MICRO
-        )
+        effect, duration_s = str(decision.effect), decision.eval_us / MICRO
+        self.metrics.observe_decision(effect=effect, reason=decision.reason, duration_s=duration_s)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any
 
-from audit import AuditUnavailable, Ledger, LedgerReceipt, Pairing
+from audit import AuditUnavailable, Ledger, LedgerReceipt
 from controlplane.telemetry.metrics import Metrics
 
 
@@ -14,10 +14,18 @@ class MeteredLedger:
     def __init__(self, inner: Ledger, metrics: Metrics) -> None:
         self.inner, self.metrics = inner, metrics
 
-    async def append(self, kind: str, body: Mapping[str, Any], **pairing: Unpack[Pairing]) -> LedgerReceipt:
+    async def append(
+        self,
+        kind: str,
+        body: Mapping[str, Any],
+        *,
+        event_id: str | None = None,
+        opens: bool = False,
+        closes: str | None = None,
+    ) -> LedgerReceipt:
         started_s = time.perf_counter()
         try:
-            receipt = await self.inner.append(kind, body, **pairing)
+            receipt = await self.inner.append(kind, body, event_id=event_id, opens=opens, closes=closes)
         except AuditUnavailable as error:
             self.metrics.observe_append_failed(error.reason)
             raise

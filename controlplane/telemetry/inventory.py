@@ -48,6 +48,8 @@ class MetricInfo:
 
 
 def fails_open(observe: Callable[Concatenate[M, P], None]) -> Callable[Concatenate[M, P], None]:
+    """What is told on every call writes this out instead: being wrapped costs as much as an observation."""
+
     @wraps(observe)
     def guarded(self: M, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:

@@ -1,5 +1,9 @@
 """Counters, gauges and histograms that cost next to nothing on the call path: a call makes twenty observations, and the
 library's own took five times as long. The library still writes what is scraped.
+
+There are no locks: the interpreter's own is enough. It changes hands only where something is called or a loop turns, so
+additions with neither between them are one step to every other thread, whether it adds as well or scrapes. A lock of
+ours made an observation twice as dear. A test holds this against many threads that are made to take turns all the time.
 """
 
 from __future__ import annotations
@@ -8,7 +12,6 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from threading import Lock
 from typing import Any, Generic, TypeVar
 
 from prometheus_client import Metric
@@ -20,32 +23,30 @@ from prometheus_client.utils import floatToGoString
 class Count:
     """One series of a counter: it only goes up."""
 
-    __slots__ = ("_lock", "value")
+    __slots__ = ("value",)
 
     def __init__(self) -> None:
-        self._lock, self.value = Lock(), 0.0
+        self.value = 0.0
 
     def inc(self, amount: float = 1.0) -> None:
         if amount < 0:
             raise ValueError("a counter only goes up")
-        with self._lock:
-            self.value += amount
+        self.value += amount
 
 
 class Level:
     """One series of a gauge."""
 
-    __slots__ = ("_lock", "value")
+    __slots__ = ("value",)
 
     def __init__(self) -> None:
-        self._lock, self.value = Lock(), 0.0
+        self.value = 0.0
 
     def inc(self, amount: float = 1.0) -> None:
-        with self._lock:
-            self.value += amount
+        self.value += amount
 
     def dec(self) -> None:
-        self.inc(-1.0)
+        self.value -= 1.0
 
     def set(self, value: float) -> None:
         self.value = value
@@ -54,25 +55,26 @@ class Level:
 class Spread:
     """One series of a histogram. ``bounds`` are the inclusive upper ends of its buckets, the last one infinite."""
 
-    __slots__ = ("_bounds", "_counts", "_exemplars", "_lock", "total")
+    __slots__ = ("_bounds", "_counts", "_exemplars", "_total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._lock, self._bounds, self.total = Lock(), bounds, 0.0
+        self._bounds, self._total = bounds, 0.0
         self._counts = [0] * len(bounds)
         self._exemplars: list[Exemplar | None] = [None] * len(bounds)
 
     def observe(self, value: float, exemplar: Mapping[str, str] | None = None) -> None:
         bucket = bisect_left(self._bounds, value)
-        with self._lock:
-            self._counts[bucket] += 1
-            self.total += value
-            if exemplar:
-                self._exemplars[bucket] = Exemplar(dict(exemplar), value)
+        self._counts[bucket] += 1
+        self._total += value
+        if exemplar:
+            self._exemplars[bucket] = Exemplar(dict(exemplar), value)
 
-    def buckets(self) -> list[Any]:
-        """As the library wants them: upper end, how many up to it, perhaps an example."""
+    def read(self) -> tuple[list[Any], float]:
+        """Buckets as the library wants them (upper end, how many up to it, perhaps an example), and the sum of all
+        values."""
+        counts, total = [*self._counts], self._total  # nothing is called between the two: both are of one moment
         ends = [floatToGoString(end) for end in self._bounds]  # type: ignore[no-untyped-call]  # the library's
-        return list(zip(ends, accumulate(self._counts), self._exemplars, strict=True))
+        return list(zip(ends, accumulate(counts), self._exemplars, strict=True)), total
 
 
 S = TypeVar("S", Count, Level, Spread)
@@ -133,5 +135,5 @@ class Histogram(Labelled[Spread]):
     def collect(self) -> Iterable[Metric]:
         family = HistogramMetricFamily(self.name, self.text, labels=self.label_names)
         for values, series in list(self.series.items()):
-            family.add_metric(values, series.buckets(), series.total)
+            family.add_metric(values, *series.read())
         return [family]

@@ -60,14 +60,15 @@ class CallMetrics(Inventory):
     def observe_refused(self, *, tenant: str, door: str, resource_kind: str) -> None:
         self._calls.child(tenant, door, resource_kind, "deny", "refused").inc()
 
-    @fails_open
     def observe_admitted(self, *, door: str, overhead_s: float | None = None) -> None:
         """The intent is durable. MUST be followed by one ``observe_outcome`` for the same door."""
-        self._inflight.child(door).inc()
-        if overhead_s is not None:
-            self._overhead.child(door).observe(overhead_s)
+        try:
+            self._inflight.child(door).inc()
+            if overhead_s is not None:
+                self._overhead.child(door).observe(overhead_s)
+        except Exception as error:  # noqa: BLE001  see fails_open
+            self.broke("metrics", error)
 
-    @fails_open
     def observe_outcome(
         self,
         *,
@@ -83,21 +84,26 @@ class CallMetrics(Inventory):
 
         ``trace_id`` (32 hex digits) becomes an exemplar: give it only when the trace was kept.
         """
-        self._inflight.child(door).dec()
-        self._calls.child(tenant, door, resource_kind, "allow", outcome).inc()
-        exemplar = {"trace_id": trace_id} if trace_id else None
-        self._call_duration.child(door, resource_kind).observe(duration_s, exemplar)
-        if reason:
-            self._call_failures.child(resource_kind, reason).inc()
+        try:
+            self._inflight.child(door).dec()
+            self._calls.child(tenant, door, resource_kind, "allow", outcome).inc()
+            exemplar = {"trace_id": trace_id} if trace_id else None
+            self._call_duration.child(door, resource_kind).observe(duration_s, exemplar)
+            if reason:
+                self._call_failures.child(resource_kind, reason).inc()
+        except Exception as error:  # noqa: BLE001  see fails_open
+            self.broke("metrics", error)
 
-    @fails_open
     def observe_tokens(
         self, *, tenant: str, model: str, input_tokens: int | None = None, output_tokens: int | None = None
     ) -> None:
-        if input_tokens:
-            self._tokens.child(tenant, model, "input").inc(input_tokens)
-        if output_tokens:
-            self._tokens.child(tenant, model, "output").inc(output_tokens)
+        try:
+            if input_tokens:
+                self._tokens.child(tenant, model, "input").inc(input_tokens)
+            if output_tokens:
+                self._tokens.child(tenant, model, "output").inc(output_tokens)
+        except Exception as error:  # noqa: BLE001  see fails_open
+            self.broke("metrics", error)
 
     @fails_open
     def observe_first_token(self, *, model: str, duration_s: float) -> None:

@@ -12,7 +12,7 @@ class LedgerMetrics(Inventory):
         self._ledger_appends = self._counter("ledger_appends_total", "Entries made durable.", "kind")
         self._ledger_append_duration = self._histogram(
             "ledger_append_duration_seconds", "From asking for an entry until it is durable.", buckets=STEP_BUCKETS_S
-        )
+        ).child()
         self._ledger_queue = self._gauge("ledger_queue_entries", "Entries waiting to be made durable.")
         self._ledger_failures = self._counter(
             "ledger_write_failures_total", "Entries that could not be made durable.", "reason"
@@ -28,10 +28,12 @@ class LedgerMetrics(Inventory):
             "ledger_checkpoint_timestamp_seconds", "When the newest checkpoint was signed (Unix time)."
         )
 
-    @fails_open
     def observe_append(self, *, kind: str, duration_s: float) -> None:
-        self._ledger_appends.child(kind).inc()
-        self._ledger_append_duration.child().observe(duration_s)
+        try:
+            self._ledger_appends.child(kind).inc()
+            self._ledger_append_duration.observe(duration_s)
+        except Exception as error:  # noqa: BLE001  see fails_open
+            self.broke("metrics", error)
 
     @fails_open
     def observe_append_failed(self, reason: str) -> None:

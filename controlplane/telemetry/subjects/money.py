@@ -43,15 +43,17 @@ class MoneyMetrics(Inventory):
     def observe_shared_cache_failed(self, reason: str) -> None:
         self._cache_shared_failures.child(reason).inc()
 
-    @fails_open
     def observe_cost(
         self, *, tenant: str, model: str, micro_usd: int, saved_micro_usd: int = 0, energy_uwh: int = 0
     ) -> None:
-        self._cost.child(tenant, model).inc(micro_usd / MICRO)
-        if saved_micro_usd:
-            self._cost_saved.child(tenant, model).inc(saved_micro_usd / MICRO)
-        if energy_uwh:
-            self._energy.child(model).inc(energy_uwh * JOULES_PER_MICRO_WATT_HOUR)
+        try:
+            self._cost.child(tenant, model).inc(micro_usd / MICRO)
+            if saved_micro_usd:
+                self._cost_saved.child(tenant, model).inc(saved_micro_usd / MICRO)
+            if energy_uwh:
+                self._energy.child(model).inc(energy_uwh * JOULES_PER_MICRO_WATT_HOUR)
+        except Exception as error:  # noqa: BLE001  see fails_open
+            self.broke("metrics", error)
 
     @fails_open
     def observe_budget_use(self, *, tenant: str, budget: str, ratio: float) -> None:

@@ -11,7 +11,7 @@ class PolicyMetrics(Inventory):
         self._decisions = self._counter("policy_decisions_total", "Decisions by effect and reason.", "effect", "reason")
         self._decision_duration = self._histogram(
             "policy_decision_duration_seconds", "Time to decide one call.", buckets=DECISION_BUCKETS_S
-        )
+        ).child()
         self._policy_info = self._gauge("policy_info", "Always 1; the revision in force.", "revision")
         self._policy_loaded = self._gauge("policy_loaded", "1 when a policy is in force, else every call is refused.")
         self._policy_stale = self._gauge(
@@ -27,10 +27,12 @@ class PolicyMetrics(Inventory):
             "rate_limited_total", "Calls refused by a limit or budget.", "tenant", "limit"
         )
 
-    @fails_open
     def observe_decision(self, *, effect: str, reason: str, duration_s: float) -> None:
-        self._decisions.child(effect, reason).inc()
-        self._decision_duration.child().observe(duration_s)
+        try:
+            self._decisions.child(effect, reason).inc()
+            self._decision_duration.observe(duration_s)
+        except Exception as error:  # noqa: BLE001  see fails_open
+            self.broke("metrics", error)
 
     @fails_open
     def observe_rate_limited(self, *, tenant: str, limit: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import prometheus_client
@@ -73,3 +76,37 @@ def test_an_example_stands_beside_its_bucket() -> None:
 def test_a_counter_only_goes_up() -> None:
     with pytest.raises(ValueError, match="only goes up"):
         Counter("asked_total", "Asked.", ()).labels().inc(-1)
+
+
+@pytest.fixture
+def restless_threads() -> Iterator[None]:
+    """Threads take turns as often as the interpreter lets them."""
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before_s)
+
+
+@pytest.mark.usefixtures("restless_threads")
+def test_no_observation_of_any_thread_is_lost_and_a_scrape_sees_whole_ones() -> None:
+    counter, gauge, histogram = Counter("a_total", "A.", ()), Gauge("b", "B.", ()), Histogram("c", "C.", (), BOUNDS)
+    count, level, spread = counter.labels(), gauge.labels(), histogram.labels()
+    each, threads = 40_000, 4
+
+    def tell() -> None:
+        for _ in range(each):
+            count.inc()
+            level.inc(2.0)
+            level.dec()
+            spread.observe(2.0)
+
+    def scrape() -> None:
+        buckets, total = spread.read()
+        assert total == 2.0 * buckets[-1][1]
+
+    with ThreadPoolExecutor(threads) as pool:
+        telling = [pool.submit(tell) for _ in range(threads)]
+        while not all(one.done() for one in telling):
+            scrape()
+    assert [one.exception() for one in telling] == [None] * threads
+    assert count.value == level.value == spread.read()[0][-1][1] == each * threads
