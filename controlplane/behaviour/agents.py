@@ -8,8 +8,10 @@ room, an agent is not remembered at all, and whoever asks must take that for the
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from controlplane.behaviour.loops import Recent
 from controlplane.behaviour.rates import Rate
@@ -47,13 +49,12 @@ class Held:
     times: int = 1
 
 
-@dataclass(slots=True)
-class Pending:
+class Pending(Struct, frozen=True):
     """A call that was let go and is not in the ledger yet: it counts as if it were."""
 
     agent: Agent
     rules: object  # by which it was judged
-    steps: Callable[[], Iterable[Step]]
+    steps: tuple[Step, ...]
     since_s: float
 
 
@@ -125,7 +126,7 @@ class Agent:
         waiting = [
             (part, one.since_s)
             for one in self.pending.values()
-            for step, part, place in one.steps()
+            for step, part, place in one.steps
             if step is automaton and place == key and now_s - one.since_s <= PENDING_S
         ]
         if not waiting:

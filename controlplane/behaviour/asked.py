@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
-from controlplane.behaviour.agents import OWN, Agent, AgentKey, Held, Pending, Scope, ScopeKey, Step
+from msgspec import Struct
+
+from controlplane.behaviour.agents import OWN, Agent, AgentKey, Held, Pending, Scope, ScopeKey
 from controlplane.behaviour.rules import Plan, Rules
 from controlplane.behaviour.selecting import Deed
 from controlplane.behaviour.verdicts import Finding, agent_of
@@ -35,8 +36,7 @@ class Happened:
     is_admitted: bool = True
 
 
-@dataclass(slots=True)
-class Asked:
+class Asked(Struct):
     """A call while it is judged."""
 
     principal: Principal
@@ -97,14 +97,10 @@ class Asked:
         self._found_session = self.agent.touch(self._session, self.now_s, idle_s)
         self._found = self.agent.touch(self._run, self.now_s, idle_s)
 
-    def steps(self, plan: Plan) -> Iterator[Step]:
-        for automaton, part in plan.parts:
-            key = self.key(automaton.rule)
-            if key is not None:
-                yield automaton, part, key
-
     def pending(self, plan: Plan) -> Pending:
-        return Pending(self.agent, self.rules, lambda: self.steps(plan), self.now_s)
+        placed = ((automaton, part, self.key(automaton.rule)) for automaton, part in plan.parts)
+        steps = tuple((automaton, part, key) for automaton, part, key in placed if key is not None)
+        return Pending(self.agent, self.rules, steps, self.now_s)
 
 
 def run_of(traceparent: str) -> str:

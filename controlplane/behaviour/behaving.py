@@ -10,7 +10,7 @@ Fails closed: behaviour that breaks denies, a verdict that cannot be recorded ke
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -87,8 +87,8 @@ class Remembering(Recorder[Admitted_contra, Outcome_contra]):
             self._watch.dropped(call.id)
         return receipt
 
-    async def record_outcome(self, admission: Admitted_contra, outcome: Outcome_contra) -> Receipt:
-        return await self._inner.record_outcome(admission, outcome)
+    def record_outcome(self, admission: Admitted_contra, outcome: Outcome_contra) -> Coroutine[Any, Any, Receipt]:
+        return self._inner.record_outcome(admission, outcome)
 
     async def _put_on_record(self, verdicts: list[Verdict]) -> None:
         for place, verdict in enumerate(verdicts):

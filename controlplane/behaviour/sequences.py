@@ -13,8 +13,8 @@ each call, which is a ring's ``appendleft``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from controlplane.behaviour.selecting import Deed, Means, compiled
@@ -46,9 +46,8 @@ class Progress:
     def join(self, other: Progress) -> None:
         """From now on as if everything that either of them has seen had been seen here."""
         for mine, theirs in zip(self.starts, other.starts, strict=True):
-            size = max(len(mine), len(theirs))
-            pairs = zip(_filled(mine, size), _filled(theirs, size), strict=True)
-            joined = [max(pair) for pair in pairs]
+            joined = list(map(max, mine, theirs))  # as far as both go; before that one of them alone knows
+            joined += islice(mine if len(mine) > len(theirs) else theirs, len(joined), None)
             mine.clear()
             mine.extend(joined)
 
@@ -102,8 +101,3 @@ class Automaton:
         """Whether nothing in it can count any more."""
         newest = max((times[0] for times in progress.starts if times), default=float("-inf"))
         return newest < now_s - self.span_s
-
-
-def _filled(times: Iterable[float], size: int) -> list[float]:
-    found = list(times)
-    return found + [float("-inf")] * (size - len(found))

@@ -12,7 +12,7 @@ from math import inf
 
 from controlplane.behaviour.agents import OWN, Agent, AgentKey, Scope, ScopeKey
 from controlplane.behaviour.likeness import Reference
-from controlplane.behaviour.rules import Rules
+from controlplane.behaviour.rules import Rules, can_refuse
 from controlplane.calls import RuleRef
 from controlplane.policy.behaviour import Answer, AnyRule, ContextRule, LoopRule, RateRule, SequenceRule
 
@@ -52,7 +52,7 @@ class Look:
     def standing(self, scope: str) -> Standing | None:
         """None: the next call would not be refused for it any more."""
         rule, held = self.rule, self.agent.held[self.rule.id, scope]
-        if rule.mode != "enforce" or rule.answer == "alert":
+        if not can_refuse(rule):
             return None
         until_s = None if self.is_unknown else self._until_s(scope)
         if until_s is not None and until_s <= self.now_s:

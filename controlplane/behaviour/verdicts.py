@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from controlplane.calls import Decision, Effect, Obligation, Principal, RuleRef
 from controlplane.policy.behaviour import Answer, Mode, StepUp
@@ -23,8 +23,7 @@ UNKNOWN, FULL, DEFECT = "behaviour_state_unknown", "behaviour_state_full", "beha
 STRICTNESS: tuple[Answer, ...] = ("alert", "throttle", "step_up", "block")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True):
     """``change``: ``begins``, ``holds``, ``ends``, or ``satisfied`` by what the caller showed.
 
     ``facts`` are whole numbers and words, for the ledger. ``is_news`` says that it belongs there.
@@ -36,7 +35,7 @@ class Finding:
     mode: Mode
     change: str = "begins"
     scope: str = ""
-    facts: Mapping[str, int | str] = field(default_factory=dict)
+    facts: Mapping[str, int | str] = {}
     retry_after_s: float | None = None
     step_up: StepUp | None = None
     is_news: bool = True

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from math import inf
 
 from msgspec import structs
@@ -19,7 +18,7 @@ from controlplane.behaviour.asked import Asked, Happened, happened, scope_key
 from controlplane.behaviour.likeness import Reference, embed
 from controlplane.behaviour.loops import Recent, digest_of
 from controlplane.behaviour.rates import Change, Rate
-from controlplane.behaviour.rules import NOTHING, Plan, Rules
+from controlplane.behaviour.rules import NOTHING, Plan, Rules, can_refuse
 from controlplane.behaviour.said import BY_HAND, Said
 from controlplane.behaviour.sequences import Automaton, Part
 from controlplane.behaviour.settings import BehaviourSettings
@@ -72,6 +71,8 @@ class Watch:
         if agent is None:
             return self._without_memory(plan, decision, rules)
         agent.comes(now_s, rules.file.idle_s)
+        if not call.traceparent and plan.untraced is not None:
+            plan = plan.untraced
         asked = Asked(principal, call, now_s, name, agent, rules)
         if agent.scopes:
             asked.touch()
@@ -120,13 +121,18 @@ class Watch:
         if pending is None or pending.rules is not rules:
             pending = self._again(rules, call, principal, now_s)
         if pending is not None:
-            for step in pending.steps():
+            for step in pending.steps:
                 pending.agent.advance(step, now_s, rules.file.idle_s, self._settings.max_scopes)
 
     def _again(self, rules: Rules, call: Call, principal: Principal, now_s: float) -> Pending | None:
         """The call by rules that came after it was judged."""
-        plan, name = rules.plan_of(call.action, call.resource), agent_of(principal)
-        agent = self._agents.of((principal.tenant, name), now_s, LONGEST_S) if plan.parts else None
+        plan = rules.plan_of(call.action, call.resource)
+        if not call.traceparent and plan.untraced is not None:
+            plan = plan.untraced
+        if not plan.parts:
+            return None
+        name = agent_of(principal)
+        agent = self._agents.of((principal.tenant, name), now_s, LONGEST_S)
         return None if agent is None else Asked(principal, call, now_s, name, agent, rules).pending(plan)
 
     def dropped(self, call_id: str) -> Pending | None:
@@ -143,24 +149,20 @@ class Watch:
         self._pending[asked.call.id] = asked.agent.pending[asked.call.id] = asked.pending(plan)
 
     def _answered(self, asked: Asked, decision: Decision, findings: list[Finding]) -> Decision:
-        shown = [self._satisfied(asked, one) for one in findings]
-        if self.said.lifts:
-            shown = [self._left_alone(asked, one) for one in shown]
-        for one in shown:
-            self._observe(one)
-            if one.refuses:
-                asked.hold(one)
-        news = [
-            Verdict(one, asked.principal.tenant, asked.name, asked.call.id, asked.rules.revision)
-            for one in shown
-            if one.is_news
-        ]
+        news, refusing = list[Verdict](), list[Finding]()
+        for finding in findings:
+            shown = self._shown(asked, finding) if finding.refuses else finding
+            self._observe(shown)
+            if shown.is_news:
+                news.append(Verdict(shown, asked.principal.tenant, asked.name, asked.call.id, asked.rules.revision))
+            if shown.refuses:
+                asked.hold(shown)
+                refusing.append(shown)
         if news:
             if len(self._owed) >= OVERDUE_KEPT:  # of calls that were given up before they could be recorded
                 self.owes([verdict for each in self._owed.values() for verdict in each])
                 self._owed.clear()
             self._owed[asked.call.id] = news
-        refusing = [one for one in shown if one.refuses]
         return denied(decision, strictest(refusing)) if refusing and decision.permits else decision
 
     def _by_hand(self, agent: AgentKey, decision: Decision, now_s: float) -> Decision:
@@ -173,6 +175,11 @@ class Watch:
         self._observe(finding)
         return denied(decision, finding)
 
+    def _shown(self, asked: Asked, finding: Finding) -> Finding:
+        """What would refuse, unless the caller has shown what was asked for, or a person lets it go."""
+        shown = self._satisfied(asked, finding)
+        return self._left_alone(asked, shown) if self.said.lifts else shown
+
     def _left_alone(self, asked: Asked, finding: Finding) -> Finding:
         rule = finding.rule.id
         if not finding.refuses or not self.said.leaves_alone(asked.key_of_agent, rule, asked.now_s):
@@ -180,7 +187,7 @@ class Watch:
         asked.agent.told.pop((rule, finding.scope), None)  # the first that is refused afterwards is news
         if rule in asked.agent.rates:
             asked.agent.rates[rule].is_throttled = False
-        return replace(finding, change="lifted", is_news=False)
+        return structs.replace(finding, change="lifted", is_news=False)
 
     def _satisfied(self, asked: Asked, finding: Finding) -> Finding:
         if finding.answer != "step_up" or not finding.refuses or finding.step_up is None:
@@ -188,7 +195,7 @@ class Watch:
         if not satisfies(asked.principal, finding.step_up, asked.now_s):
             return finding
         is_news = asked.agent.is_news((finding.rule.id, finding.scope, "satisfied"), asked.now_s, LONGEST_S)
-        return replace(finding, change="satisfied", is_news=is_news)
+        return structs.replace(finding, change="satisfied", is_news=is_news)
 
     # --- each sort of rule
 
@@ -202,7 +209,9 @@ class Watch:
                 rate = asked.agent.rates[rule.id] = Rate()
             before, calm = rate.limit, rate.asked
             is_too_many, change = rate.ask(rule, asked.now_s)
-            if is_too_many or change is not None:
+            if change is Change.HOLDS and (holding := asked.rules.holding.get(rule.id)):
+                findings.append(holding)
+            elif is_too_many or change is not None:
                 findings.append(_rate_finding(asked, rule, rate, change or Change.HOLDS, (before, calm)))
         return findings
 
@@ -230,7 +239,7 @@ class Watch:
             key = asked.key(rule)
             if key is None:
                 continue
-            if self._known_from_s and self._known_from_s.get(rule.id, -inf) > asked.now_s and _refuses(rule):
+            if self._known_from_s and self._known_from_s.get(rule.id, -inf) > asked.now_s and can_refuse(rule):
                 findings.append(self._unknown(asked, automaton, key))
                 continue
             scope = None if asked.agent.pending else asked.scope(key)
@@ -242,13 +251,13 @@ class Watch:
                 began_s = automaton.began_s(progress)
                 found = self._found(asked, rule, "sequence", key, {"began_s": int(began_s)})
                 if rule.answer == "throttle":
-                    found = replace(found, retry_after_s=max(1.0, began_s + automaton.span_s - asked.now_s))
+                    found = structs.replace(found, retry_after_s=max(1.0, began_s + automaton.span_s - asked.now_s))
                 findings.append(found)
         return findings
 
     def _unknown(self, asked: Asked, automaton: Automaton, key: ScopeKey) -> Finding:
         found = self._found(asked, automaton.rule, "sequence", key, {"state": "unknown"})
-        return replace(found, reason=UNKNOWN, retry_after_s=RETRY_S)
+        return structs.replace(found, reason=UNKNOWN, retry_after_s=RETRY_S)
 
     def _contexts(self, asked: Asked, contexts: Iterable[ContextRule]) -> list[Finding]:
         findings, vector = [], None
@@ -303,7 +312,7 @@ class Watch:
 
     def _without_memory(self, plan: Plan, decision: Decision, rules: Rules) -> Decision:
         """Nobody can be forgotten for this agent: what a rule could refuse is refused."""
-        refusing = [one.rule for one, part in plan.parts if part.is_last and _refuses(one.rule)]
+        refusing = [one.rule for one, part in plan.parts if part.is_last and can_refuse(one.rule)]
         if not refusing or not decision.permits:
             return decision
         return _deny(decision, FULL, rules.ref(refusing[0]))
@@ -418,10 +427,6 @@ class Watch:
         agent = self._agents.of(key, now_s, LONGEST_S)
         if agent is not None:
             agent.rates.setdefault(rule, rate)
-
-
-def _refuses(rule: SequenceRule) -> bool:
-    return rule.mode == "enforce" and rule.answer != "alert"
 
 
 def _deny(decision: Decision, reason: str, rule: RuleRef) -> Decision:
