@@ -16,8 +16,9 @@ from typing import Any, Protocol
 import msgspec
 from msgspec.structs import replace
 
-from controlplane.calls import Call, Decision, Effect, Principal, Receipt
+from controlplane.calls import Call, Decision, Effect, Principal
 from controlplane.gateway.gateway import Admission, DecisionPoint
+from controlplane.gateway.observers import Bystander
 from controlplane.gateway.outcome import Outcome
 from controlplane.policy import Catalogue, ModelEntry, PolicyStatus
 from controlplane.telemetry.metrics import Metrics
@@ -65,7 +66,7 @@ class Menu:
     open_to: OrderedDict[tuple[Any, ...], tuple[Candidate, ...]] = field(default_factory=OrderedDict)
 
 
-class Choice:
+class Choice(Bystander):
     """``Gateway.choose``, and an observer of every call.
 
     ``serves`` says whether a configured server answers for a model in this protocol (True: TF Serving's messages,
@@ -206,12 +207,6 @@ class Choice:
 
     def candidate(self, model: str) -> Candidate | None:
         return self._current().candidates.get(model)
-
-    def refused(self, call: Call, principal: Principal, decision: Decision, receipt: Receipt) -> None:
-        """A refused call teaches nothing."""
-
-    def admitted(self, admission: Admission) -> None:
-        """Nothing is known yet."""
 
     def observe(self, admission: Admission, outcome: Outcome, *, recorded: bool) -> None:  # noqa: ARG002  protocol
         """Every answer of a model teaches how long it takes, and so does one that did not come in time."""

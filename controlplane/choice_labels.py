@@ -15,8 +15,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from controlplane.calls import Call, Decision, Principal, Receipt
 from controlplane.gateway.gateway import Admission
+from controlplane.gateway.observers import Bystander
 from controlplane.gateway.outcome import Outcome
 from inference.selection import Candidate, Evidence
 from inference.tfserving.predict import decode_predict
@@ -46,7 +46,7 @@ class _Predicted:
     judged: set[int] = field(default_factory=set)
 
 
-class LabelLearning:
+class LabelLearning(Bystander):
     """An observer of calls; ``take`` is told the truth later. The first label of a row counts."""
 
     def __init__(
@@ -55,12 +55,6 @@ class LabelLearning:
         self._evidence, self._candidate, self._wall_clock = evidence, candidate, wall_clock
         self._waiting: OrderedDict[str, _Predicted] = OrderedDict()
         self._bytes = 0
-
-    def refused(self, call: Call, principal: Principal, decision: Decision, receipt: Receipt) -> None:
-        """A refused call predicted nothing."""
-
-    def admitted(self, admission: Admission) -> None:
-        """Nothing is predicted yet."""
 
     def observe(self, admission: Admission, outcome: Outcome, *, recorded: bool) -> None:  # noqa: ARG002  protocol
         call = admission.call

@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from controlplane.calls import Call, Decision, Principal, Receipt
+from controlplane.calls import Call
 from controlplane.drift.observed import Item, Label, Page, Passed, Signals, encode
 from controlplane.drift.ring import ObservationRing
 from controlplane.gateway.gateway import Admission
+from controlplane.gateway.observers import Bystander
 from controlplane.gateway.outcome import Outcome
 from controlplane.settings import ObservationSettings
 
@@ -42,7 +43,7 @@ class Deaf:
         """Nobody listens."""
 
 
-class Observations:
+class Observations(Bystander):
     """An observer of calls. ``version_of`` gives the version that a call to a model means just now, 0 for none."""
 
     def __init__(
@@ -61,12 +62,6 @@ class Observations:
         self._versions: dict[str, int] = {}  # by who answered; 0 for who says none
         self._dropped: Counter[str] = Counter({OVERWRITTEN: 0, TOO_LARGE: 0, NOT_WHOLE: 0})
         self.listener: Listener = Deaf()
-
-    def refused(self, call: Call, principal: Principal, decision: Decision, receipt: Receipt) -> None:
-        """A refused call predicted nothing."""
-
-    def admitted(self, admission: Admission) -> None:
-        """Nothing is known yet."""
 
     def observe(self, admission: Admission, outcome: Outcome, *, recorded: bool) -> None:  # noqa: ARG002  protocol
         call = admission.call

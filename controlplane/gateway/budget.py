@@ -14,17 +14,18 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from controlplane.calls import Call, Decision, Effect, Obligation, Principal, Receipt
+from controlplane.calls import Call, Decision, Effect, Obligation, Principal
 from controlplane.cost import Account, Budgets, Exhausted, Held, Limit
 from controlplane.cost.budgets import BudgetsUnavailable, window_of
 from controlplane.gateway.gateway import BUDGET, Admission
+from controlplane.gateway.observers import Bystander
 from controlplane.gateway.outcome import Outcome
 
 RETRY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class KeepBudgets:
+class KeepBudgets(Bystander):
     """``Gateway.budget``, and an observer of the outcomes. ``team_of`` gives "" for a principal of no team;
     ``bound`` what a call may cost at most."""
 
@@ -57,12 +58,6 @@ class KeepBudgets:
         held = held_for(decision, principal.tenant)
         if held is not None:
             self.budgets.settle(held, 0)
-
-    def refused(self, call: Call, principal: Principal, decision: Decision, receipt: Receipt) -> None:
-        """See ``Observer``; a refused call holds nothing."""
-
-    def admitted(self, admission: Admission) -> None:
-        """See ``Observer``."""
 
     def observe(self, admission: Admission, outcome: Outcome, *, recorded: bool) -> None:  # noqa: ARG002  protocol
         """What it really cost; all that was held back when nobody can say."""

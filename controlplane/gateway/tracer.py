@@ -9,13 +9,14 @@ from typing import Any
 
 from controlplane.calls import Call, Decision, Principal, Receipt
 from controlplane.gateway.gateway import Admission
+from controlplane.gateway.observers import Bystander
 from controlplane.gateway.outcome import Outcome
 from controlplane.telemetry.tracing import EndedCall, Tracing
 
 log = logging.getLogger(__name__)
 
 
-class Tracer:
+class Tracer(Bystander):
     """Hands every ended call to tracing, which decides what it keeps."""
 
     def __init__(self, tracing: Tracing, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -26,9 +27,6 @@ class Tracer:
             now_s = self.monotonic()
             about = _about(call, principal, decision, receipt)
             self.tracing.record(EndedCall(**about, arrived_s=now_s - decision.eval_us / 1e6, ended_s=now_s))
-
-    def admitted(self, admission: Admission) -> None:
-        """Spans are made when calls end."""
 
     def observe(self, admission: Admission, outcome: Outcome, *, recorded: bool) -> None:  # noqa: ARG002  protocol
         if not self.tracing.is_on:
@@ -50,7 +48,7 @@ class Tracer:
         self.tracing.record(call)
 
 
-class CallLog:
+class CallLog(Bystander):
     """Refusals and failures as log lines. What went well is in the ledger, and in the log only at level debug."""
 
     def __init__(self, tracing: Tracing) -> None:
@@ -61,9 +59,6 @@ class CallLog:
             rule = decision.rules[0].id if decision.rules else ""
             fields = self._fields(call, principal, receipt) | {"reason": decision.reason, "rule": rule}
             log.info("call refused", extra=fields)
-
-    def admitted(self, admission: Admission) -> None:
-        """The line is written when the call ends."""
 
     def observe(self, admission: Admission, outcome: Outcome, *, recorded: bool) -> None:
         level = logging.DEBUG if outcome.status == "ok" and recorded else logging.WARNING

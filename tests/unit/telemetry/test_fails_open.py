@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -100,3 +101,11 @@ async def test_a_refused_call_is_refused_and_recorded() -> None:
     with pytest.raises(Denied):
         await gateway.admit("token", read_call)
     assert ledger.entries == ["deny"]
+
+
+@pytest.mark.parametrize("name", [each for each in dir(Metrics) if each.startswith("observe_")])
+def test_whatever_is_told_breaks_nobody(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    observe, values = getattr(broken_metrics(), name), {"str": "a", "int": 1, "float": 1.0, "bool": True}
+    said = {each.name: values[each.annotation.split()[0]] for each in inspect.signature(observe).parameters.values()}
+    observe(**said)
+    assert "telemetry broke; calls go on" in caplog.text
