@@ -12,7 +12,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -38,8 +37,7 @@ class Revocations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Stamp:
+class _Stamp(msgspec.Struct, frozen=True):
     """What changes when a file does, also when another file is renamed onto it."""
 
     inode: int
@@ -58,8 +56,9 @@ class Denylist:
 
     def require_not_revoked(self, principal: Principal) -> None:
         """Raises ``Unauthenticated("revoked")`` or ``IdentityUnavailable("revocation_unknown")``."""
-        if self._path is not None:
-            self._reload_if_changed(self._path)
+        if self._path is None:
+            return
+        self._reload_if_changed(self._path)
         if self._revocations.names(principal):
             raise Unauthenticated("revoked")
 

@@ -55,21 +55,21 @@ class TokenIdentity:
         """
         if not credential:
             raise Unauthenticated("no_credential")
-        verified = await self._verify(credential)
-        verified.require_current(self._wall_clock(), self._settings.leeway_s)
-        self._denylist.require_not_revoked(verified.principal)
-        return verified.principal
-
-    async def _verify(self, credential: str) -> VerifiedToken:
         if len(credential) > self._settings.max_token_bytes:
             raise Unauthenticated("token_too_large")
         self._keys.current()
         self._forget_if_rekeyed()
         digest = hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest()
-        known = self._verified.get(digest)
-        if known is not None:
+        verified = self._verified.get(digest)
+        if verified is None:
+            verified = await self._verify(credential, digest)
+        else:
             self._verified.move_to_end(digest)
-            return known
+        verified.require_current(self._wall_clock(), self._settings.leeway_s)
+        self._denylist.require_not_revoked(verified.principal)
+        return verified.principal
+
+    async def _verify(self, credential: str, digest: bytes) -> VerifiedToken:
         token = parse(credential, self._settings)
         verified = verify(token, await self._keys.find(token.kid), self._settings)
         self._forget_if_rekeyed()  # the key may have come with a new set
