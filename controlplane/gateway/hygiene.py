@@ -12,9 +12,10 @@ import re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SINGLE = frozenset({b"host", b"authorization", b"x-api-key", b"content-type", b"content-length", b"content-encoding"})
-IDENTITY = b"identity"
+IDENTITY, CHUNKED = b"identity", b"chunked"
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
 DOT_SEGMENT = re.compile(rb"(^|/)\.{1,2}(/|$)|%2e|%2f|%5c|\\", re.IGNORECASE)
+DOT_SEGMENT_MARKS = re.compile(rb"[.%\\]")  # the pattern above needs one of these; most paths have none
 
 
 class BodyTooLarge(Exception):
@@ -67,25 +68,33 @@ class Hygiene:
 
 def examined(headers: list[tuple[bytes, bytes]]) -> tuple[str, int | None]:
     """The stable word for what is ambiguous about these header fields, "" when nothing is; and the declared length."""
-    seen: dict[bytes, bytes] = {}
-    for name, value in headers:
-        if b"_" in name:
-            return "header_with_underscore", None
-        if name in SINGLE or name.startswith(b"mcp-"):
-            if name in seen:
-                return "duplicate_header", None
-            seen[name] = value
-        elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-            return "transfer_encoding", None
-    if seen.get(b"content-encoding", IDENTITY).strip().lower() != IDENTITY:
+    fields = dict(headers)
+    if b"_" in b"".join(fields):
+        return "header_with_underscore", None
+    if len(fields) < len(headers) and is_single_repeated(headers):
+        return "duplicate_header", None
+    if b"transfer-encoding" in fields and not all(is_chunked(*header) for header in headers):
+        return "transfer_encoding", None
+    if fields.get(b"content-encoding", IDENTITY).strip().lower() != IDENTITY:
         return "content_encoding", None
-    length = seen.get(b"content-length", b"")
-    return "" if b"host" in seen else "missing_host", int(length) if length.isdigit() else None
+    length = fields.get(b"content-length", b"")
+    return "" if b"host" in fields else "missing_host", int(length) if length.isdigit() else None
+
+
+def is_single_repeated(headers: list[tuple[bytes, bytes]]) -> bool:
+    single = [name for name, _ in headers if name in SINGLE or name.startswith(b"mcp-")]
+    return len(set(single)) < len(single)
+
+
+def is_chunked(name: bytes, value: bytes) -> bool:
+    """Of a transfer coding; any other field has none to object to."""
+    return name != b"transfer-encoding" or value.strip().lower() == CHUNKED
 
 
 def path_fault(path: bytes) -> str:
     raw = path.partition(b"?")[0]
-    return "ambiguous_path" if DOT_SEGMENT.search(raw) or b"//" in raw else ""
+    has_dot_segment = DOT_SEGMENT_MARKS.search(raw) and DOT_SEGMENT.search(raw)
+    return "ambiguous_path" if has_dot_segment or b"//" in raw else ""
 
 
 async def refuse(send: Send, status: int, reason: str) -> None:

@@ -36,6 +36,10 @@ async def through(headers, path=b"/v1/models", body=(b"{}",), limit=100):
     return sent[0]["status"], json.loads(sent[1]["body"]).get("reason"), bool(finished)
 
 
+async def test_field_that_may_stand_twice_passes():
+    assert await through([HOST, (b"accept", b"a"), (b"accept", b"b")]) == (200, None, True)
+
+
 async def test_ordinary_request_passes():
     assert await through([HOST, (b"transfer-encoding", b"chunked")]) == (200, None, True)
 
@@ -50,6 +54,8 @@ async def test_ordinary_request_passes():
         ([HOST, (b"mcp-method", b"tools/list"), (b"mcp-method", b"tools/call")], "duplicate_header"),
         ([HOST, (b"x_agent_id", b"root")], "header_with_underscore"),
         ([HOST, (b"transfer-encoding", b"gzip, chunked")], "transfer_encoding"),
+        ([HOST, (b"transfer-encoding", b"gzip"), (b"transfer-encoding", b"chunked")], "transfer_encoding"),
+        ([HOST, (b"transfer-encoding", b"chunked"), (b"transfer-encoding", b"gzip")], "transfer_encoding"),
         ([HOST, (b"content-encoding", b"gzip")], "content_encoding"),
     ],
 )
