@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import anyio
@@ -169,7 +168,7 @@ def team_of(policy: BundlePolicy) -> Callable[[Principal], str]:
 def budget_view(use: BudgetUse) -> BudgetView:
     account = use.limit.account
     return BudgetView(
-        **asdict(account),
+        **msgspec.structs.asdict(account),
         until_s=account.until_s,
         spent_micro_usd=use.spent_micro_usd,
         max_micro_usd=use.limit.max_micro_usd,

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
+from msgspec import Struct
+
 YEAR_MONTHS = 12
+DAY_S = 86_400
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(Struct, frozen=True):
     """Whose spending in which window. ``who`` is a subject or a team, "" for a tenant; ``since_s`` are Unix seconds."""
 
     key: str
@@ -31,30 +34,26 @@ class Account:
         return window_of(self.per, self.since_s)[1]
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Struct, frozen=True):
     account: Account
     max_micro_usd: int
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """What is held back for one call, on each of these accounts."""
 
     accounts: tuple[Account, ...]
     micro_usd: int
 
 
-@dataclass(frozen=True, slots=True)
-class Exhausted:
+class Exhausted(Struct, frozen=True):
     """No room: which limit, and what its account had spent."""
 
     limit: Limit
     spent_micro_usd: int
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetUse:
+class BudgetUse(Struct, frozen=True):
     """What a limit that was met lately holds; ``spent_micro_usd`` includes what is held back."""
 
     limit: Limit
@@ -98,15 +97,19 @@ def window_of(per: str, now_s: float) -> tuple[int, int]:
             since = int(now_s) // 3600 * 3600
             return since, since + 3600
         case "day":
-            since = int(now_s) // 86400 * 86400
-            return since, since + 86400
+            since = int(now_s) // DAY_S * DAY_S
+            return since, since + DAY_S
         case "month":
-            now = datetime.fromtimestamp(now_s, UTC)
-            begin = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-            year, month = (now.year + 1, 1) if now.month == YEAR_MONTHS else (now.year, now.month + 1)
-            return int(begin.timestamp()), int(begin.replace(year=year, month=month).timestamp())
+            return _month_of(int(now_s) // DAY_S)
         case _:
             raise ValueError(f"no window {per!r}")
+
+
+@lru_cache(maxsize=64)
+def _month_of(day: int) -> tuple[int, int]:
+    begin = datetime.fromtimestamp(day * DAY_S, UTC).replace(day=1)
+    year, month = (begin.year + 1, 1) if begin.month == YEAR_MONTHS else (begin.year, begin.month + 1)
+    return int(begin.timestamp()), int(begin.replace(year=year, month=month).timestamp())
 
 
 class MemoryBudgets:

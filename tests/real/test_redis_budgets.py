@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from controlplane.cost import Account, Exhausted, Limit
 from controlplane.cost.budgets import BudgetsUnavailable, window_of
