@@ -151,13 +151,15 @@ class Watch:
     def _answered(self, asked: Asked, decision: Decision, findings: list[Finding]) -> Decision:
         news, refusing = list[Verdict](), list[Finding]()
         for finding in findings:
-            shown = self._shown(asked, finding) if finding.refuses else finding
+            shown = finding
+            if finding.refuses:
+                shown = self._shown(asked, finding)
+                if shown.refuses:
+                    asked.hold(shown)
+                    refusing.append(shown)
             self._observe(shown)
             if shown.is_news:
                 news.append(Verdict(shown, asked.principal.tenant, asked.name, asked.call.id, asked.rules.revision))
-            if shown.refuses:
-                asked.hold(shown)
-                refusing.append(shown)
         if news:
             if len(self._owed) >= OVERDUE_KEPT:  # of calls that were given up before they could be recorded
                 self.owes([verdict for each in self._owed.values() for verdict in each])
