@@ -5,7 +5,7 @@ cannot be told, refuses the call. What a call was held to cost stays spent until
 """
 
 from controlplane.cost.budgets import Account, Budgets, BudgetUse, Exhausted, Held, Limit, MemoryBudgets
-from controlplane.cost.pricing import Work, energy_uwh, micro_usd
+from controlplane.cost.pricing import Rates, Work, energy_uwh, micro_usd
 from controlplane.cost.settings import CostSettings
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Held",
     "Limit",
     "MemoryBudgets",
+    "Rates",
     "Work",
     "energy_uwh",
     "micro_usd",

@@ -5,9 +5,10 @@ Reckoned in whole billionths: exact fractions cost a call 20 µs, and binary one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
+
+import msgspec
 
 from controlplane.policy.catalogue import Energy, Price
 
@@ -17,8 +18,7 @@ JOULES_PER_WATT_HOUR = 3600
 LARGEST = 2**53 - 1  # the largest integer that the ledger takes
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """What one call made a model do. ``cached_tokens`` are part of ``input_tokens``."""
 
     input_tokens: int = 0
@@ -27,19 +27,42 @@ class Work:
     seconds: float = 0.0
 
 
+class Rates(msgspec.Struct, frozen=True):
+    """A price, reckoned once: billionths of a micro dollar for a token, for a call and for a second. A dollar for a
+    million tokens is a micro dollar a token."""
+
+    input_token: int
+    cached_token: int
+    output_token: int
+    call: int
+    second: int
+
+    @classmethod
+    def of(cls, price: Price) -> Rates:
+        cached = price.cached_input_per_million_usd
+        return cls(
+            input_token=_billionths(price.input_per_million_usd),
+            cached_token=_billionths(price.input_per_million_usd if cached is None else cached),
+            output_token=_billionths(price.output_per_million_usd),
+            call=_billionths(price.per_call_usd) * MICRO,
+            second=_billionths(price.per_second_usd) * MICRO,
+        )
+
+    def micro_usd(self, work: Work) -> int:
+        """Micro US dollars, rounded up."""
+        given, cached = work.input_tokens, min(work.cached_tokens, work.input_tokens)
+        total = (
+            self.input_token * (given - cached) + self.cached_token * cached + self.output_token * work.output_tokens
+        )
+        total += self.call
+        if self.second:
+            total += _up(self.second * _nanoseconds(work), BILLION)
+        return min(_up(total, BILLION), LARGEST)
+
+
 def micro_usd(price: Price, work: Work) -> int:
-    """Micro US dollars, rounded up. A dollar for a million tokens is a micro dollar a token."""
-    cached = min(work.cached_tokens, work.input_tokens)
-    cached_rate = price.cached_input_per_million_usd
-    total = (
-        _billionths(price.input_per_million_usd) * (work.input_tokens - cached)
-        + _billionths(price.input_per_million_usd if cached_rate is None else cached_rate) * cached
-        + _billionths(price.output_per_million_usd) * work.output_tokens
-        + _billionths(price.per_call_usd) * MICRO
-    )
-    if price.per_second_usd:
-        total += _up(_billionths(price.per_second_usd) * MICRO * _nanoseconds(work), BILLION)
-    return min(_up(total, BILLION), LARGEST)
+    """Micro US dollars, rounded up. Who asks more than once for the same price keeps its ``Rates``."""
+    return Rates.of(price).micro_usd(work)
 
 
 def energy_uwh(energy: Energy, work: Work) -> int:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import msgspec
 
 from controlplane.calls import Call
-from controlplane.cost import CostSettings, Work, energy_uwh, micro_usd
+from controlplane.cost import CostSettings, Rates, Work, energy_uwh
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.outcome import HTTP_ERROR, Outcome
 from controlplane.policy import Catalogue, ModelEntry
@@ -29,12 +28,21 @@ ANSWERS_TOKENS = frozenset({"chat", "completions", "responses", "messages"})
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-@dataclass(frozen=True, slots=True)
-class PriceList:
-    """``catalogue`` may answer with another object after a reload of policy."""
+class Priced(msgspec.Struct, frozen=True):
+    """What is billed for one model. ``by_token``: whether tokens are."""
 
-    catalogue: Callable[[], Catalogue]
-    settings: CostSettings
+    entry: ModelEntry
+    rates: Rates
+    by_token: bool
+
+
+class PriceList:
+    """``catalogue`` may answer with another object after a reload of policy; while it does not, prices are kept."""
+
+    def __init__(self, catalogue: Callable[[], Catalogue], settings: CostSettings) -> None:
+        self.catalogue, self.settings = catalogue, settings
+        self._kept_of: Catalogue | None = None
+        self._kept: dict[str, Priced] = {}
 
     def __call__(self, admission: Admission, outcome: Outcome) -> Mapping[str, int]:
         """See ``Gateway.price``: ``micro_usd``, and where they apply ``saved_micro_usd``, ``estimated`` and
@@ -51,28 +59,28 @@ class PriceList:
         if asked is None:
             return 0
         work = self._most(call)
-        return max(micro_usd(entry.price, work) for entry in (asked, *self._fallbacks(asked)))
+        return max(priced.rates.micro_usd(work) for priced in (asked, *self._fallbacks(asked.entry)))
 
     def _cost(self, call: Call, outcome: Outcome) -> dict[str, int]:
-        entry = self._answering(call, outcome)
-        if entry is None:
+        priced = self._answering(call, outcome)
+        if priced is None:
             return {}
-        if outcome.is_saved:
-            work, estimated = self._work(call, outcome, entry)
-            saved = micro_usd(entry.price, work)
-            return {"micro_usd": 0, "saved_micro_usd": saved} | ({"estimated": 1} if estimated else {})
-        if not was_worked_on(outcome):
+        is_saved = outcome.is_saved
+        if not is_saved and not was_worked_on(outcome):
             return {"micro_usd": 0}
-        work, estimated = self._work(call, outcome, entry)
-        cost = {"micro_usd": micro_usd(entry.price, work)}
-        if entry.energy is not None:
-            cost["energy_uwh"] = energy_uwh(entry.energy, work)
-        return cost | ({"estimated": 1} if estimated else {})
+        work, estimated = self._work(call, outcome, priced)
+        amount, energy = priced.rates.micro_usd(work), priced.entry.energy
+        cost = {"micro_usd": 0, "saved_micro_usd": amount} if is_saved else {"micro_usd": amount}
+        if energy is not None and not is_saved:
+            cost["energy_uwh"] = energy_uwh(energy, work)
+        if estimated:
+            cost["estimated"] = 1
+        return cost
 
-    def _work(self, call: Call, outcome: Outcome, entry: ModelEntry) -> tuple[Work, bool]:
+    def _work(self, call: Call, outcome: Outcome, priced: Priced) -> tuple[Work, bool]:
         """What was done, and whether any of it that is billed had to be estimated."""
         usage, seconds = outcome.usage, _seconds(call, outcome)
-        if not counts_tokens(entry):
+        if not priced.by_token:
             return Work(usage.input_tokens or 0, usage.output_tokens or 0, usage.cached_tokens or 0, seconds), False
         given, made = usage.input_tokens, usage.output_tokens
         estimated = given is None or (made is None and call.operation in ANSWERS_TOKENS)
@@ -97,24 +105,37 @@ class PriceList:
         made = most_tokens(call.body, self.settings.assumed_output_tokens) if call.operation in ANSWERS_TOKENS else 0
         return Work(given, made, 0, self.settings.assumed_seconds)
 
-    def _asked(self, call: Call) -> ModelEntry | None:
-        if call.action != "infer" or not call.resource.startswith(MODEL):
+    def _asked(self, call: Call) -> Priced | None:
+        resource = call.resource
+        if call.action != "infer" or not resource.startswith(MODEL):
             return None
-        return self.catalogue().model(call.resource.removeprefix(MODEL))
+        return self._priced(resource[len(MODEL) :])
 
-    def _fallbacks(self, asked: ModelEntry) -> Iterator[ModelEntry]:
+    def _fallbacks(self, asked: ModelEntry) -> Iterator[Priced]:
         for name in asked.fallback:
-            entry = self.catalogue().model(name)
-            if entry is not None:
-                yield entry
+            priced = self._priced(name)
+            if priced is not None:
+                yield priced
 
-    def _answering(self, call: Call, outcome: Outcome) -> ModelEntry | None:
+    def _priced(self, model: str) -> Priced | None:
+        catalogue = self.catalogue()
+        if catalogue is not self._kept_of:
+            self._kept_of, self._kept = catalogue, {}
+        found = self._kept.get(model)
+        if found is None:
+            entry = catalogue.model(model)
+            if entry is None:
+                return None
+            found = self._kept[model] = Priced(entry, Rates.of(entry.price), counts_tokens(entry))
+        return found
+
+    def _answering(self, call: Call, outcome: Outcome) -> Priced | None:
         """Whoever answered. One that the catalogue does not know by the name it gave is billed as the one asked for."""
         asked = self._asked(call)
         if asked is None or outcome.rung in FRESH_RUNGS or outcome.is_saved:
             return asked
-        catalogue, named = self.catalogue(), outcome.served_by
-        return catalogue.model(named) or catalogue.model(named.partition("/")[0]) or asked
+        named = outcome.served_by
+        return self._priced(named) or self._priced(named.partition("/")[0]) or asked
 
 
 def was_worked_on(outcome: Outcome) -> bool:

@@ -124,6 +124,18 @@ def test_the_bound_covers_whoever_may_answer_and_nothing_where_nothing_is_billed
     assert prices.bound(call("large", operation="embeddings", body=b"x" * 40)) == 200
 
 
+def test_after_a_reload_calls_are_billed_as_the_new_catalogue_says() -> None:
+    dearer = {"name": "large", "price": {"input_per_million_usd": 20, "output_per_million_usd": 30}}
+    catalogues = [CATALOGUE]
+    prices = PriceList(lambda: catalogues[-1], CostSettings())
+    admission = Admission(call(), AGENT, ALLOW, Receipt("e1", 0, ""), 0.0, 0.0)
+    assert prices(admission, outcome()) == {"micro_usd": 1300}
+    catalogues.append(Catalogue(models={"large": ModelEntry.model_validate(ENTRY | dearer)}))
+    assert prices(admission, outcome()) == {"micro_usd": 2300}
+    catalogues.append(Catalogue())
+    assert prices(admission, outcome()) == {}
+
+
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[1]", b'{"max_tokens": 99999999999999999999999}'])
 def test_a_body_that_says_nothing_is_held_to_answer_what_is_assumed(body: bytes) -> None:
     assert PRICES.bound(call(body=body)) >= 3000
