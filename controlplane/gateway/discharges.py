@@ -13,10 +13,10 @@ Fails closed: what cannot be applied to a call denies it.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec.structs import replace
@@ -42,6 +42,15 @@ TOKENLESS = frozenset(
 ENDS_BY_ITSELF = "/mcp/"  # an MCP caller must offer to read a stream; the answer to one message still ends soon
 MAX_HELD_BYTES = 8 * 1024 * 1024
 
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+def _reader(names: Iterable[str]) -> Callable[[bytes], Any]:
+    """Reads of a body these numbers alone, each None where there is none or ``null``."""
+    return msgspec.json.Decoder(msgspec.defstruct("Counts", [(name, Count | None, None) for name in names])).decode
+
+
+READERS = {operation: _reader((*names, *CHOICE_FIELDS)) for operation, names in TOKEN_FIELDS.items()}
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -74,11 +83,11 @@ def cap_tokens(principal: Principal, call: Call, obligation: Obligation) -> Call
     if names is None:
         raise ObligationUnmet("max_tokens_not_applicable")
     try:
-        fields = _decode_fields(call.body)
-        choices = max((_number(fields[name]) or 1 for name in CHOICE_FIELDS if name in fields), default=1)
-        asked = {name: number for name in names if name in fields and (number := _number(fields[name])) is not None}
+        said = READERS[call.operation](call.body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise ObligationUnmet("max_tokens_unreadable") from None
+    asked = {name: number for name in names if (number := getattr(said, name)) is not None}
+    choices = max(said.n or 1, said.best_of or 1)
     if call.operation == "completions":
         choices *= max(call.arguments.get("inputs_count", 1), 1)  # each prompt has its own answer
     cap = obligation.parameters["max"] // choices
@@ -87,16 +96,9 @@ def cap_tokens(principal: Principal, call: Call, obligation: Obligation) -> Call
     capped = {name: min(number, cap) for name, number in asked.items()} or {names[0]: cap}
     if capped == asked:
         return call
+    fields = _decode_fields(call.body)
     body = msgspec.json.encode(fields | {name: msgspec.Raw(b"%d" % number) for name, number in capped.items()})
     return replace(call, body=body, arguments={**call.arguments, "max_tokens": min(capped.values())})
-
-
-def _number(raw: msgspec.Raw) -> int | None:
-    """A whole number of at least one, or None for ``null``."""
-    number = msgspec.json.decode(raw, type=int | None)
-    if number is not None and number < 1:
-        raise ObligationUnmet("max_tokens_unreadable")
-    return number
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,8 @@ class Obligations:
         shaped = call
         try:
             for obligation in decision.obligations:
-                shaped = self._before(obligation)(principal, shaped, obligation)
+                meet = self.before.get(obligation.name, unknown)
+                shaped = meet(principal, shaped, obligation)
         except ObligationUnmet as unmet:
             return _denied(decision, unmet.reason, unmet.retry_after_s), call
         except Exception:  # noqa: BLE001  a discharge that breaks has not been met
@@ -60,11 +61,9 @@ class Obligations:
         headers = tuple(header for header in reply.headers if header[0].lower() != "content-length")
         return replace(reply, headers=headers, chunks=chunks)
 
-    def _before(self, obligation: Obligation) -> Meet:
-        try:
-            return self.before[obligation.name]
-        except KeyError:
-            raise ObligationUnmet("unknown_obligation") from None
+
+def unknown(principal: Principal, call: Call, obligation: Obligation) -> Call:  # noqa: ARG001  the shape of all
+    raise ObligationUnmet("unknown_obligation")
 
 
 def _denied(decision: Decision, reason: str, retry_after_s: float | None = None) -> Decision:

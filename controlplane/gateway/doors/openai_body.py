@@ -53,7 +53,9 @@ class ChatFields(StreamedFields):
     @property
     def cap(self) -> int | None:
         """The larger one where there are two: servers differ in which they take."""
-        return max((n for n in (self.max_tokens, self.max_completion_tokens) if n is not None), default=None)
+        if self.max_tokens is None or self.max_completion_tokens is None:
+            return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
+        return max(self.max_tokens, self.max_completion_tokens)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -169,7 +171,7 @@ def read_fields(body: bytes, operation: str = "chat") -> Fields:
         raise BadRequest("invalid_body", f"not a valid request: {error}") from None
     except RecursionError:
         raise BadRequest("invalid_body", "not a valid request: nested too deeply") from None
-    if len({key.casefold() for key in keys}) != len(keys):
+    if len(set(map(str.casefold, keys))) != len(keys):
         raise BadRequest("ambiguous_body", "a field stands twice in the request")
     return fields
 
@@ -192,7 +194,8 @@ def _keys(body: bytes) -> list[str]:
     that mean nothing. One that comes out as long as it was, spaces aside, has every name once: most clients write such.
     """
     fields = _read_fields(body)
-    if len(_without_spaces(msgspec.json.encode(fields))) == len(_without_spaces(body)):
+    again = msgspec.json.encode(fields)
+    if len(again) == len(body) or len(_without_spaces(again)) == len(_without_spaces(body)):
         return list(fields)
     return [name for name, _ in json.loads(body, object_pairs_hook=list, parse_int=str)]
 
