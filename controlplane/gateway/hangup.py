@@ -7,6 +7,7 @@ first (``audit.unhurried``), and the cancellation is raised after them.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -18,14 +19,17 @@ class HangUp:
     """``async with HangUp() as gone:`` runs the block until the client disconnects.
 
     Call ``watch`` only when the request body has been read: until then ``receive`` belongs to whoever reads it.
+
+    What ``receive`` waits for calls us back when it is there. A task that waits would do the same in more words, for
+    two turns of the loop and an exception in every call.
     """
 
-    __slots__ = ("_noticed", "_task", "_watcher")
+    __slots__ = ("_listening", "_noticed", "_task")
 
     def __init__(self) -> None:
         self._noticed = False
         self._task: asyncio.Task[object] | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self._listening: Coroutine[asyncio.Future[object] | None, None, None] | None = None
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
@@ -43,17 +47,34 @@ class HangUp:
         return nobody_else_cancels and isinstance(error, asyncio.CancelledError)
 
     def watch(self, receive: Receive) -> None:
-        self._watcher = asyncio.get_running_loop().create_task(self._until_disconnect(receive))
+        self._listening = _until_disconnect(receive)
+        self._listen()
 
     def rest(self) -> None:
         """Stop watching: the last byte is about to leave, and a server says of a reply that is over: client gone."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            self._watcher = None
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
 
-    async def _until_disconnect(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        if self._task is not None:
-            self._noticed = True
-            self._task.cancel()
+    def _listen(self, _: object = None) -> None:
+        """Let ``receive`` run until it waits. It gives what it waits for, as it would to a task: None is one turn."""
+        if self._listening is None:
+            return  # at rest since
+        try:
+            awaited = self._listening.send(None)
+        except StopIteration:
+            self._noticed, self._listening = True, None
+            if self._task is not None:
+                self._task.cancel()
+            return
+        if awaited is None:
+            asyncio.get_running_loop().call_soon(self._listen)
+        else:
+            awaited.add_done_callback(self._listen)
+
+
+async def _until_disconnect(receive: Receive) -> None:
+    message = await receive()
+    while message["type"] != "http.disconnect":
+        await asyncio.sleep(0)  # whoever answers at once, again and again, must not keep the loop from turning
+        message = await receive()

@@ -56,6 +56,42 @@ async def test_a_client_that_goes_earlier_still_ends_the_work() -> None:
     assert not finished
 
 
+async def test_a_client_that_has_gone_before_we_watch_ends_the_work_at_its_next_wait() -> None:
+    server, finished = Server(), False
+    server.over.set()
+    async with HangUp() as gone:
+        gone.watch(server.receive)
+        await turns(1)
+        finished = True
+
+    assert not finished
+
+
+async def test_a_server_that_repeats_itself_does_not_stop_the_work() -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async with HangUp() as gone:
+        gone.watch(receive)
+        await turns(5)
+        gone.rest()
+        await turns(5)
+
+
+async def test_whoever_waits_in_turns_of_the_loop_is_heard_too() -> None:
+    async def receive() -> dict[str, Any]:
+        await turns(3)
+        return {"type": "http.disconnect"}
+
+    finished = False
+    async with HangUp() as gone:
+        gone.watch(receive)
+        await turns(10)
+        finished = True
+
+    assert not finished
+
+
 async def test_a_client_that_goes_in_the_last_wait_leaves_no_cancellation_behind() -> None:
     """The wait may be one that a cancellation cannot cut short: then it is still on its way when the block ends."""
     server, written = Server(), Unhurried[None]()
