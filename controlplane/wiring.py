@@ -380,17 +380,15 @@ class ControlPlane:
 
     def _application(self) -> ASGIApp:
         identity = self.identity_settings
-        routes: list[BaseRoute] = [
-            *edge.routes(
-                self.doors(),
-                self.gateway,
-                lambda problem: challenge(identity, problem.reason, step_up=problem.step_up),
-                self._refused,
-            ),
-            *health.routes(self.faults, self._metadata),
-            Mount("/", self._console()),
-        ]
-        return Hygiene(HubPaths(Router(routes)), body_limit_bytes=self.settings.server.body_limit_bytes)
+        doors = edge.routes(
+            self.doors(),
+            self.gateway,
+            lambda problem: challenge(identity, problem.reason, step_up=problem.step_up),
+            self._refused,
+        )
+        routes: list[BaseRoute] = [*doors, *health.routes(self.faults, self._metadata), Mount("/", self._console())]
+        app = edge.FixedPaths(doors, others=HubPaths(Router(routes)))
+        return Hygiene(app, body_limit_bytes=self.settings.server.body_limit_bytes)
 
     def _console(self) -> ASGIApp:
         operations = Operations(

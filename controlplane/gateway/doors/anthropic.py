@@ -6,7 +6,7 @@ An agent's token comes as ``Authorization: Bearer`` or as ``x-api-key``; ``edge.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
@@ -42,8 +42,8 @@ class AnthropicDoor:
         self.name, self.operation = f"anthropic.{operation}", operation
         self.paths: Sequence[tuple[str, str]] = [("POST", path)]
 
-    async def read_call(self, request: Request) -> Call:
-        return await read_inference(request, self.name, self.operation)
+    def read_call(self, request: Request) -> Coroutine[Any, Any, Call]:
+        return read_inference(request, self.name, self.operation)
 
     def translate(self, admission: Admission, reply: BackendReply) -> BackendReply:  # noqa: ARG002  protocol
         """vLLM words what it could not even read as OpenAI's errors, and calls the others by names of its own."""

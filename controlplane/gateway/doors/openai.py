@@ -8,7 +8,7 @@ and 5xx on its own, and repeating a refusal helps nobody.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -19,12 +19,15 @@ from starlette.responses import JSONResponse, Response
 from controlplane.calls import Call, Principal, new_call_id
 from controlplane.gateway.doors.listing import list_call
 from controlplane.gateway.doors.openai_body import read_fields
-from controlplane.gateway.edge import HttpDoor
+from controlplane.gateway.edge import HttpDoor, header_fields
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.problems import Problem
 from inference.backend import BackendReply
 
-FORWARDED = frozenset({b"accept", b"content-type", b"x-stainless-retry-count", b"user-agent", b"x-model-constraints"})
+FORWARDED = [
+    (name.encode(), name)
+    for name in ("accept", "content-type", "x-stainless-retry-count", "user-agent", "x-model-constraints")
+]
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 NO_RETRY_BELOW = 500
 JSON = (("content-type", "application/json"),)
@@ -37,8 +40,8 @@ class OpenAIDoor:
         self.name, self.operation = f"openai.{operation}", operation
         self.paths: Sequence[tuple[str, str]] = [("POST", path) for path in paths]
 
-    async def read_call(self, request: Request) -> Call:
-        return await read_inference(request, self.name, self.operation)
+    def read_call(self, request: Request) -> Coroutine[Any, Any, Call]:
+        return read_inference(request, self.name, self.operation)
 
     def translate(self, admission: Admission, reply: BackendReply) -> BackendReply:  # noqa: ARG002  protocol
         return reply
@@ -130,18 +133,18 @@ def doors(visible: Callable[[Principal, str, str], bool]) -> list[HttpDoor]:
 async def read_inference(request: Request, door: str, operation: str) -> Call:
     """A call of a model, in any protocol whose body names the model at its top. Raises ``BadRequest``."""
     body = await request.body()
-    fields = read_fields(body, operation)
+    said, headers = read_fields(body, operation), header_fields(request)
     return Call(
         id=new_call_id(),
         door=door,
         action="infer",
-        resource=f"/model/{fields.model}",
+        resource=f"/model/{said.model}",
         body=body,
-        arguments=fields.arguments,
+        arguments=said.arguments,
         operation=operation,
-        streams=fields.streams,
-        headers=forwarded_headers(request),
-        traceparent=request.headers.get("traceparent", ""),
+        streams=said.streams,
+        headers=tuple([(name, headers[raw].decode("latin-1")) for raw, name in FORWARDED if raw in headers]),
+        traceparent=headers.get(b"traceparent", b"").decode("latin-1"),
     )
 
 
@@ -161,12 +164,3 @@ def error_body(problem: Problem) -> dict[str, Any]:
     )
     error = {"message": problem.detail, "type": kind, "param": None, "code": problem.reason}
     return {"error": error | problem.facts()}
-
-
-def forwarded_headers(request: Request) -> tuple[tuple[str, str], ...]:
-    """In one pass over the raw headers; of a repeated one the first counts."""
-    found: dict[str, str] = {}
-    for name, value in request.scope["headers"]:
-        if name in FORWARDED:
-            found.setdefault(name.decode("latin-1"), value.decode("latin-1"))
-    return tuple(found.items())

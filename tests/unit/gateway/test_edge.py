@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from audit import AuditUnavailable
 from controlplane.calls import Call, Decision, Effect, Receipt
-from controlplane.gateway.edge import Broken, DoorEndpoint, reply_headers
+from controlplane.gateway.edge import Broken, DoorEndpoint, FixedPaths, reply_headers
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.hygiene import Hygiene
 from controlplane.gateway.problems import Problem
@@ -234,3 +235,31 @@ async def test_whole_reply_of_a_call_with_effects_waits_for_the_durable_outcome(
     wire = Wire(on_send=lambda message: entries_at_send.append(len(rig.ledger.entries)))
     await wire.run(rig, PlainDoor(action="call"))
     assert (wire.body, entries_at_send) == (b"abc", [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "path", "served_by"),
+    [
+        ("http", "POST", "/v1/chat", "door"),
+        ("http", "GET", "/v1/chat", "others"),  # who answers for a wrong method is the router's business
+        ("http", "POST", "/v1/chat/", "others"),
+        ("http", "GET", "/v1/models/tiny", "others"),
+        ("lifespan", "POST", "/v1/chat", "others"),
+    ],
+)
+async def test_fixed_path_is_found_by_method_and_path_and_the_rest_is_routed(kind, method, path, served_by):
+    served = []
+
+    class App:
+        def __init__(self, name):
+            self.name = name
+
+        async def __call__(self, scope, receive, send):
+            served.append(self.name)
+
+    routes = [
+        Route("/v1/chat", App("door"), methods=["POST"]),
+        Route("/v1/models/{model}", App("template"), methods=["GET"]),
+    ]
+    await FixedPaths(routes, App("others"))({"type": kind, "method": method, "path": path}, None, None)  # type: ignore[arg-type]  # unused
+    assert served == [served_by]
