@@ -149,7 +149,8 @@ class Watch:
         self._pending[asked.call.id] = asked.agent.pending[asked.call.id] = asked.pending(plan)
 
     def _answered(self, asked: Asked, decision: Decision, findings: list[Finding]) -> Decision:
-        news, refusing = list[Verdict](), list[Finding]()
+        news: list[Verdict] = []
+        refusing: list[Finding] = []
         for finding in findings:
             shown = finding
             if finding.refuses:
@@ -218,7 +219,9 @@ class Watch:
         return findings
 
     def _loops(self, asked: Asked, loops: Iterable[LoopRule]) -> list[Finding]:
-        digest, findings, added = 0, list[Finding](), list[Recent]()
+        digest = 0
+        findings: list[Finding] = []
+        added: list[Recent] = []
         for rule in loops:
             key = asked.key(rule)
             if key is None:
