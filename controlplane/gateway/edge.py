@@ -86,6 +86,7 @@ class DoorEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Asked(scope, receive)
         async with HangUp() as gone:
+            exchange = Exchange(send, gone.rest)
 
             async def read_call() -> Call:
                 call = await self.door.read_call(request)
@@ -93,21 +94,17 @@ class DoorEndpoint:
                 return call
 
             try:
-                await self._serve(request, read_call, Exchange(send, gone.rest))
+                admission = await self.gateway.admit(credential_of(request), read_call)
+                await self._relay(admission, exchange)
             except ClientDisconnect:
                 return  # gone before the request was read: nothing was admitted, nobody is left to answer
-
-    async def _serve(self, request: Request, read_call: Callable[[], Awaitable[Call]], exchange: Exchange) -> None:
-        try:
-            admission = await self.gateway.admit(credential_of(request), read_call)
-            await self._relay(admission, exchange)
-        except (ClientDisconnect, Broken):
-            raise
-        except Exception as error:
-            problem = problem_for(error)
-            if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-                log.exception("unforeseen error", extra={"door": self.door.name})
-            await self._refuse(request, problem, exchange)
+            except Broken:
+                raise
+            except Exception as error:
+                problem = problem_for(error)
+                if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                    log.exception("unforeseen error", extra={"door": self.door.name})
+                await self._refuse(request, problem, exchange)
 
     async def _relay(self, admission: Admission, exchange: Exchange) -> None:
         """Send the reply; the last byte of a call with effects leaves only when its outcome is durable."""
