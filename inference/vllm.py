@@ -1,6 +1,6 @@
 """A backend for vLLM and every other server that speaks the OpenAI HTTP protocol.
 
-One pooled session; no cookies, no redirects, no path that a caller chose. The reply is lent out only when its first
+Connections are kept; no cookies, no redirects, no path that a caller chose. The reply is lent out only when its first
 bytes are here: until then a failure is still an error that somebody can answer otherwise. Leaving the context closes
 the connection, which is how such a server learns to stop generating. Retries nothing.
 """
@@ -8,7 +8,6 @@ the connection, which is how such a server learns to stop generating. Retries no
 from __future__ import annotations
 
 import asyncio
-import warnings
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
@@ -16,36 +15,21 @@ from types import TracebackType
 from typing import NamedTuple
 
 import aiohttp
-from aiohttp.payload import BytesPayload
+from aiohttp.hdrs import CONTENT_TYPE
 from yarl import URL
 
 from inference.backend import BackendReply, BackendRequest, Usage
 from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout, BackendUnavailable
+from inference.openai_http.connections import Connections, Response
+from inference.openai_http.heads import Heads, answered, asking
 from inference.openai_http.outgoing import Outgoing, Preparer, Rules, salt_key_in
 from inference.openai_http.settings import VllmSettings
 from inference.openai_http.stream import ReplyStream
-from inference.openai_http.wire import OPERATIONS, fault_of, note_usage
+from inference.openai_http.wire import fault_of, note_usage
 from inference.whole import Whole
 
-FORWARDED = frozenset({"accept", "content-type", "traceparent", "tracestate", "user-agent"})
-FORWARDED_PREFIX = "x-stainless-"  # the official SDK's own; a retry says so in one of them
-KEPT_BACK = frozenset(
-    {
-        b"connection",
-        b"date",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"server",
-        b"set-cookie",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
 CONNECTION_FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 EVENT_STREAM = "text/event-stream"
-LARGE_BODY_BYTES = 2**20
 PROBE_TIMEOUT_S = 2.0
 
 
@@ -57,7 +41,7 @@ class Limit(NamedTuple):
 
 
 class VllmBackend:
-    """One server. ``aclose`` it when done; the session is made by the first call, inside the running loop.
+    """One server. ``aclose`` it when done; its connections are made by the first call, inside the running loop.
 
     ``adapters`` are the names that it may know besides its model's.
     """
@@ -66,13 +50,9 @@ class VllmBackend:
         self._settings, self._rules = settings, _rules(settings, adapters)
         self._preparer = Preparer(self._rules)
         base = str(settings.base_url).rstrip("/")
-        self._targets = {name: (method, URL(f"{base}/{path}")) for name, (method, path) in OPERATIONS.items()}
-        self._health = URL(base).origin().with_path(settings.health_path)
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, connect=settings.connect_timeout_s, sock_connect=settings.connect_timeout_s
-        )
+        self._heads, self._origin = Heads(base), URL(base).origin()
         self._api_key: str | None = None
-        self._session: aiohttp.ClientSession | None = None
+        self._connections: Connections | None = None
         self._closed = False
 
     def send(self, request: BackendRequest) -> AbstractAsyncContextManager[BackendReply]:
@@ -80,16 +60,18 @@ class VllmBackend:
         return _Exchange(self, request)
 
     async def _begin(self, request: BackendRequest, exchange: _Exchange) -> BackendReply:
-        settings, now_s = self._settings, asyncio.get_running_loop().time()
+        settings, connections = self._settings, self._opened()
+        now_s = connections.now()
         deadline = first_byte = Limit(now_s + min(request.timeout_s, settings.total_timeout_s), "deadline")
         if request.streams:
             first_byte = min(deadline, Limit(now_s + settings.first_byte_timeout_s, "first_byte_timeout"))
         outgoing = self._preparer.prepare(request)
         exchange.response = response = await self._head(request, outgoing, first_byte)
         usage = Usage()
-        if response.status != HTTPStatus.OK or response.content_type != EVENT_STREAM:
+        if response.status != HTTPStatus.OK or not is_stream(response):
             body = await self._whole(response, deadline)
-            self._raise_fault(response, body)
+            if response.status != HTTPStatus.OK:
+                self._raise_fault(response, body)
             note_usage(body, usage)
             return self._lend(request, response, Whole(body), usage)
         stream = ReplyStream(
@@ -104,11 +86,11 @@ class VllmBackend:
         return self._lend(request, response, chunks, usage)
 
     def _lend(
-        self, request: BackendRequest, response: aiohttp.ClientResponse, chunks: AsyncGenerator[bytes], usage: Usage
+        self, request: BackendRequest, response: Response, chunks: AsyncGenerator[bytes], usage: Usage
     ) -> BackendReply:
         return BackendReply(
             status=response.status,
-            headers=_reply_headers(response, is_stream=not isinstance(chunks, Whole)),
+            headers=answered(response.raw_headers, is_stream=not isinstance(chunks, Whole)),
             chunks=chunks,
             served_by=self._rules.name_of(request.target),
             usage=usage,
@@ -116,38 +98,33 @@ class VllmBackend:
 
     async def is_alive(self) -> bool:
         """Whether the HTTP server answers. Says little: vLLM answers while asleep, paused or with a frozen worker."""
+        head = asking(self._origin.with_path(self._settings.health_path))
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S), self._opened().get(self._health) as response:
-                return response.status == HTTPStatus.OK
+            connections = self._opened()
+            response = await connections.ask(head, b"", connections.now() + PROBE_TIMEOUT_S)
         except (*CONNECTION_FAILURES, BackendError):
             return False
+        response.close()
+        return response.status == HTTPStatus.OK
 
     async def aclose(self) -> None:
         self._closed = True
-        if self._session is not None:
-            await self._session.close()
+        if self._connections is not None:
+            await self._connections.aclose()
 
-    async def _head(self, request: BackendRequest, outgoing: Outgoing, limit: Limit) -> aiohttp.ClientResponse:
+    async def _head(self, request: BackendRequest, outgoing: Outgoing, limit: Limit) -> Response:
         """Send and wait for the head. A streamed reply's head comes with its first event, a plain one's at its end."""
         try:
-            method, url = self._targets[request.operation]
+            head = self._heads.of(request, self._key(), len(outgoing.body))
         except KeyError:
             raise BackendRejected("unknown_operation", f"no operation {request.operation!r}") from None
         try:
-            async with asyncio.timeout_at(limit.at_s):
-                return await self._opened().request(
-                    method,
-                    url,
-                    data=_payload(outgoing.body),
-                    headers=self._headers(request),
-                    skip_auto_headers=("User-Agent",),
-                    allow_redirects=False,
-                )
+            return await self._opened().ask(head, outgoing.body, limit.at_s)
         except CONNECTION_FAILURES as error:
             raise _error_before_head(error, limit.reason) from error
 
     async def _events(
-        self, response: aiohttp.ClientResponse, stream: ReplyStream, limit: Limit, deadline: Limit
+        self, response: Response, stream: ReplyStream, limit: Limit, deadline: Limit
     ) -> AsyncGenerator[bytes]:
         """The streamed body, whole events at a time; ``limit`` holds until the first bytes are here."""
         now, stall_s = asyncio.get_running_loop().time, self._settings.stall_timeout_s
@@ -159,33 +136,22 @@ class VllmBackend:
         if rest := stream.end():
             yield rest
 
-    async def _whole(self, response: aiohttp.ClientResponse, deadline: Limit) -> bytes:
-        body = bytearray()
-        while part := await _read(response, deadline):
-            body += part
-            if len(body) > self._settings.max_reply_bytes:
-                raise BackendBroke("reply_too_large", f"more than {self._settings.max_reply_bytes} bytes")
-        return bytes(body)
+    async def _whole(self, response: Response, deadline: Limit) -> bytes:
+        body, most = await _read(response, deadline), self._settings.max_reply_bytes
+        if len(body) <= most and response.content.at_eof():
+            return body
+        parts = bytearray(body)
+        while len(parts) <= most:
+            if not (part := await _read(response, deadline)):
+                return bytes(parts)
+            parts += part
+        raise BackendBroke("reply_too_large", f"more than {most} bytes")
 
-    def _raise_fault(self, response: aiohttp.ClientResponse, body: bytes) -> None:
+    def _raise_fault(self, response: Response, body: bytes) -> None:
         if response.status == HTTPStatus.UNAUTHORIZED:
             self._api_key = None  # perhaps the file holds a newer one by now
         if (fault := fault_of(response.status, response.headers, body)) is not None:
             raise fault
-
-    def _headers(self, request: BackendRequest) -> dict[str, str]:
-        """Ours, and of the caller's only those that are known to carry no credential."""
-        headers = {
-            name: value
-            for name, value in request.headers
-            if (name in FORWARDED or name.startswith(FORWARDED_PREFIX)) and value.isprintable()
-        }
-        headers["content-type"] = "application/json"
-        headers["accept-encoding"] = "identity"
-        headers["x-request-id"] = request.call_id
-        if key := self._key():
-            headers["authorization"] = f"Bearer {key}"
-        return headers
 
     def _key(self) -> str:
         if self._settings.api_key_file is None:
@@ -195,23 +161,21 @@ class VllmBackend:
                 self._api_key = self._settings.api_key_file.read_text("utf-8").strip()
             except OSError as error:
                 raise BackendUnavailable("credential_missing", f"cannot read the key: {error.strerror}") from error
+        if not self._api_key.isprintable():
+            raise BackendUnavailable("credential_missing", "the file holds something else than a key")
         return self._api_key
 
-    def _opened(self) -> aiohttp.ClientSession:
+    def _opened(self) -> Connections:
         if self._closed:
             raise BackendUnavailable("closed", "this backend has been closed")
-        if self._session is None:
-            connector = aiohttp.TCPConnector(
-                limit=self._settings.max_connections, keepalive_timeout=self._settings.keepalive_s
+        if self._connections is None:
+            self._connections = Connections(
+                self._origin,
+                limit=self._settings.max_connections,
+                keepalive_s=self._settings.keepalive_s,
+                connect_timeout_s=self._settings.connect_timeout_s,
             )
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=self._timeout,
-                auto_decompress=False,
-                trust_env=False,
-            )
-        return self._session
+        return self._connections
 
 
 class _Exchange(AbstractAsyncContextManager[BackendReply]):
@@ -221,7 +185,7 @@ class _Exchange(AbstractAsyncContextManager[BackendReply]):
 
     def __init__(self, backend: VllmBackend, request: BackendRequest) -> None:
         self._backend, self._request = backend, request
-        self.response: aiohttp.ClientResponse | None = None
+        self.response: Response | None = None
         self.events: AsyncGenerator[bytes] | None = None
         self.chunks: AsyncGenerator[bytes] | None = None  # of ``events``; never started, it would not close them
 
@@ -260,7 +224,7 @@ def _rules(settings: VllmSettings, adapters: Callable[[], Collection[str]]) -> R
     )
 
 
-async def _read(response: aiohttp.ClientResponse, limit: Limit) -> bytes:
+async def _read(response: Response, limit: Limit) -> bytes:
     """What has arrived, b"" at the end. Sets a timer only when there is something to wait for."""
     content = response.content
     try:
@@ -281,22 +245,8 @@ async def _chained(first: bytes, more: AsyncGenerator[bytes]) -> AsyncGenerator[
         yield chunk
 
 
-def _payload(body: bytes) -> bytes | BytesPayload | None:
-    if len(body) <= LARGE_BODY_BYTES:
-        return body or None
-    with warnings.catch_warnings():  # aiohttp would rather have a file; a door has bounded this body already
-        warnings.simplefilter("ignore", ResourceWarning)
-        return BytesPayload(body)
-
-
-def _reply_headers(response: aiohttp.ClientResponse, *, is_stream: bool) -> tuple[tuple[str, str], ...]:
-    """Without what belongs to this connection alone, and without the length of a stream that we may have shortened."""
-    kept_back = KEPT_BACK | {b"content-length"} if is_stream else KEPT_BACK
-    return tuple(
-        (name.decode("latin-1").lower(), value.decode("latin-1"))
-        for name, value in response.raw_headers
-        if name.lower() not in kept_back
-    )
+def is_stream(response: Response) -> bool:
+    return response.headers.get(CONTENT_TYPE, "").partition(";")[0].strip().lower() == EVENT_STREAM
 
 
 def _error_before_head(error: Exception, late: str) -> BackendError:
