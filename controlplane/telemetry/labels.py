@@ -36,28 +36,29 @@ class LabelBounds:
         return OTHER
 
 
-class Family(Generic[S]):
-    """One metric with its labels."""
+class Family(dict[str | tuple[str, ...], S], Generic[S]):
+    """One metric with its labels: its series by their values, in the order of ``labels``, or by the one value where
+    there is one label. A ``dict``, so that finding a series that is known costs a call nothing but the look.
+    """
 
     def __init__(self, metric: Labelled[S], labels: tuple[str, ...], bounds: LabelBounds) -> None:
+        super().__init__()
         self.metric: Labelled[S] = metric
         self.labels, self._bounds = labels, bounds
-        self._children: dict[tuple[str, ...], S] = {}
 
     def child(self, *values: str) -> S:
-        """The series for these label values, in the order of ``labels``."""
-        found = self._children.get(values)
-        return found if found is not None else self._resolve(values)
+        return self[values]
 
     def has_room_for(self, key: str) -> bool:
         """Whether ``key``, a value of the first label, has series of its own."""
         return self._bounds.bound(self.labels[0], key) != OTHER
 
-    def _resolve(self, values: tuple[str, ...]) -> S:
+    def __missing__(self, key: str | tuple[str, ...]) -> S:
+        values = (key,) if isinstance(key, str) else key
         bounded = tuple(self._bounds.bound(*pair) for pair in zip(self.labels, values, strict=True))
         child: S = self.metric.labels(*bounded)
         if bounded == values:
-            self._children[values] = child
+            self[key] = child
         return child
 
 

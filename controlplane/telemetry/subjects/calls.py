@@ -63,9 +63,9 @@ class CallMetrics(Inventory):
     def observe_admitted(self, *, door: str, overhead_s: float | None = None) -> None:
         """The intent is durable. MUST be followed by one ``observe_outcome`` for the same door."""
         try:
-            self._inflight.child(door).inc()
+            self._inflight[door].inc()
             if overhead_s is not None:
-                self._overhead.child(door).observe(overhead_s)
+                self._overhead[door].observe(overhead_s)
         except Exception as error:  # noqa: BLE001  see fails_open
             self.broke("metrics", error)
 
@@ -85,10 +85,10 @@ class CallMetrics(Inventory):
         ``trace_id`` (32 hex digits) becomes an exemplar: give it only when the trace was kept.
         """
         try:
-            self._inflight.child(door).dec()
-            self._calls.child(tenant, door, resource_kind, "allow", outcome).inc()
+            self._inflight[door].dec()
+            self._calls[tenant, door, resource_kind, "allow", outcome].inc()
             exemplar = {"trace_id": trace_id} if trace_id else None
-            self._call_duration.child(door, resource_kind).observe(duration_s, exemplar)
+            self._call_duration[door, resource_kind].observe(duration_s, exemplar)
             if reason:
                 self._call_failures.child(resource_kind, reason).inc()
         except Exception as error:  # noqa: BLE001  see fails_open
@@ -99,9 +99,9 @@ class CallMetrics(Inventory):
     ) -> None:
         try:
             if input_tokens:
-                self._tokens.child(tenant, model, "input").inc(input_tokens)
+                self._tokens[tenant, model, "input"].inc(input_tokens)
             if output_tokens:
-                self._tokens.child(tenant, model, "output").inc(output_tokens)
+                self._tokens[tenant, model, "output"].inc(output_tokens)
         except Exception as error:  # noqa: BLE001  see fails_open
             self.broke("metrics", error)
 

@@ -30,7 +30,7 @@ class LedgerMetrics(Inventory):
 
     def observe_append(self, *, kind: str, duration_s: float) -> None:
         try:
-            self._ledger_appends.child(kind).inc()
+            self._ledger_appends[kind].inc()
             self._ledger_append_duration.observe(duration_s)
         except Exception as error:  # noqa: BLE001  see fails_open
             self.broke("metrics", error)

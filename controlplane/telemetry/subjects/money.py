@@ -47,7 +47,7 @@ class MoneyMetrics(Inventory):
         self, *, tenant: str, model: str, micro_usd: int, saved_micro_usd: int = 0, energy_uwh: int = 0
     ) -> None:
         try:
-            self._cost.child(tenant, model).inc(micro_usd / MICRO)
+            self._cost[tenant, model].inc(micro_usd / MICRO)
             if saved_micro_usd:
                 self._cost_saved.child(tenant, model).inc(saved_micro_usd / MICRO)
             if energy_uwh:

@@ -29,7 +29,7 @@ class PolicyMetrics(Inventory):
 
     def observe_decision(self, *, effect: str, reason: str, duration_s: float) -> None:
         try:
-            self._decisions.child(effect, reason).inc()
+            self._decisions[effect, reason].inc()
             self._decision_duration.observe(duration_s)
         except Exception as error:  # noqa: BLE001  see fails_open
             self.broke("metrics", error)
