@@ -8,7 +8,7 @@ room, an agent is not remembered at all, and whoever asks must take that for the
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from msgspec import Struct
@@ -54,7 +54,7 @@ class Pending(Struct, frozen=True):
 
     agent: Agent
     rules: object  # by which it was judged
-    steps: tuple[Step, ...]
+    steps: Sequence[Step]
     since_s: float
 
 

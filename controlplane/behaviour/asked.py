@@ -8,7 +8,7 @@ from math import inf
 
 from msgspec import Struct
 
-from controlplane.behaviour.agents import OWN, Agent, AgentKey, Held, Pending, Scope, ScopeKey
+from controlplane.behaviour.agents import OWN, Agent, AgentKey, Held, Pending, Scope, ScopeKey, Step
 from controlplane.behaviour.rules import Plan, Rules
 from controlplane.behaviour.selecting import Deed
 from controlplane.behaviour.verdicts import Finding, agent_of
@@ -98,8 +98,11 @@ class Asked(Struct):
         self._found = self.agent.touch(self._run, self.now_s, idle_s)
 
     def pending(self, plan: Plan) -> Pending:
-        placed = ((automaton, part, self.key(automaton.rule)) for automaton, part in plan.parts)
-        steps = tuple((automaton, part, key) for automaton, part, key in placed if key is not None)
+        steps: list[Step] = []
+        for automaton, part in plan.parts:
+            key = self.key(automaton.rule)
+            if key is not None:
+                steps.append((automaton, part, key))
         return Pending(self.agent, self.rules, steps, self.now_s)
 
 

@@ -57,7 +57,9 @@ class Recent:
         calls = self.calls
         for length in range(2, cycle.longest + 1):
             wanted = length * cycle.times
-            if len(calls) < wanted or calls[-1] != calls[-1 - length]:
+            if len(calls) < wanted:
+                break  # and for longer turns there are still fewer
+            if calls[-1] != calls[-1 - length]:
                 continue
             last = [calls[index] for index in range(-wanted, 0)]
             turn = last[:length]
