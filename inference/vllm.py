@@ -138,7 +138,7 @@ class VllmBackend:
 
     async def _whole(self, response: Response, deadline: Limit) -> bytes:
         body, most = await _read(response, deadline), self._settings.max_reply_bytes
-        if len(body) <= most and response.content.at_eof():
+        if len(body) <= most and response.has_ended:
             return body
         parts = bytearray(body)
         while len(parts) <= most:
@@ -225,13 +225,8 @@ def _rules(settings: VllmSettings, adapters: Callable[[], Collection[str]]) -> R
 
 
 async def _read(response: Response, limit: Limit) -> bytes:
-    """What has arrived, b"" at the end. Sets a timer only when there is something to wait for."""
-    content = response.content
     try:
-        if (arrived := content.read_nowait()) or content.at_eof():
-            return arrived
-        async with asyncio.timeout_at(limit.at_s):
-            return await content.readany()
+        return await response.read(limit.at_s)
     except TimeoutError as error:
         raise BackendTimeout(limit.reason) from error
     except CONNECTION_FAILURES as error:

@@ -25,17 +25,40 @@ INTERIM = range(100, 200)
 
 
 class Response:
-    """An answer whose head is here. Its connection goes back by itself when all of ``content`` has come."""
+    """An answer whose head is here. Its connection goes back by itself when all of its body has come."""
 
-    __slots__ = ("_connection", "content", "headers", "raw_headers", "status")
+    __slots__ = ("_connection", "_content", "_deadlines", "headers", "raw_headers", "status")
 
-    def __init__(self, connection: Connection, message: RawResponseMessage, content: StreamReader) -> None:
+    def __init__(
+        self, connection: Connection, message: RawResponseMessage, content: StreamReader, deadlines: Deadlines
+    ) -> None:
         self.status: int = message.code
         self.headers: Mapping[str, str] = message.headers
         self.raw_headers: tuple[tuple[bytes, bytes], ...] = message.raw_headers
-        self.content = content
+        self._content, self._deadlines = content, deadlines
         self._connection: Connection | None = connection
         content.on_eof(self._ended)
+
+    async def read(self, until_s: float) -> bytes:
+        """What has arrived, b"" at the end. Waits only when there is something to wait for.
+
+        Raises:
+            TimeoutError: nothing came until ``until_s`` of the loop's clock.
+            aiohttp.ClientError, OSError: the connection broke.
+        """
+        content = self._content
+        if (arrived := content.read_nowait()) or content.at_eof():
+            return arrived
+        self._deadlines.add(content, until_s)
+        try:
+            return await content.readany()
+        finally:
+            self._deadlines.discard(content)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether everything has come and was read."""
+        return self._content.at_eof()
 
     def close(self) -> None:
         """Hang up, unless the answer has ended."""
@@ -78,7 +101,7 @@ class Connections:
         except BaseException:
             connection.close()
             raise
-        return Response(connection, message, content)
+        return Response(connection, message, content, self._deadlines)
 
     async def aclose(self) -> None:
         self._deadlines.close()

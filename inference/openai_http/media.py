@@ -6,6 +6,7 @@ keeps media and files under names that every caller shares. Media within the req
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,8 +15,9 @@ import msgspec
 
 from inference.errors import BackendRejected
 
-TRACES = (b"_url", b'"url"', b"_embeds", b'"uuid"', b"file_id", b"item_reference", b"\\u00")
-"""Without one of these bytes a request points at nothing. The last one can spell any of the others."""
+points_somewhere = re.compile(rb'_url|"url"|_embeds|"uuid"|file_id|item_reference|\\u00').search
+"""Whether a body has to be looked through: without one of these bytes it points at nothing. The last one can spell any
+of the others. May be true of text that only talks about URLs."""
 
 CONTENT = (
     "messages",
@@ -35,14 +37,6 @@ URLS = frozenset({"image_url", "video_url", "audio_url", "file_url"})
 TENSORS = frozenset({"image_embeds", "audio_embeds", "video_embeds", "prompt_embeds"})
 MEDIA_TYPES = frozenset({"image", "document", "input_audio", "input_image", "input_file", "image_pil"}) | URLS | TENSORS
 WITHIN = "data:"
-
-
-def points_somewhere(body: bytes) -> bool:
-    """Whether ``body`` has to be looked through. May be true of text that only talks about URLs."""
-    for trace in TRACES:  # noqa: SIM110  a generator costs more than what it finds
-        if trace in body:
-            return True
-    return False
 
 
 def check_media(fields: Mapping[str, msgspec.Raw], hosts: Collection[str]) -> None:

@@ -74,6 +74,7 @@ class Preparer:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._salt = lru_cache(SALTS_KEPT)(self._made_salt)
+        self._front = lru_cache(SALTS_KEPT)(self._made_front)
         self._looked_at = {name: parameters.looked_at(name) for name in (*SALTED, "count_tokens")}
 
     def prepare(self, request: BackendRequest) -> Outgoing:
@@ -97,15 +98,18 @@ class Preparer:
         return self._anew(fields, request, asks=asks)
 
     def _with_ours_in_front(self, request: BackendRequest, *, asks: bool, is_empty: bool) -> Outgoing:
-        ours = self._ours(request)
+        front = self._front(request.operation, request.tenant, request.priority, asks)
+        if not front:
+            return Outgoing(request.body)
+        before, brace, after = request.body.partition(b"{")
+        body = b"".join((before, brace, front, b"" if is_empty else b",", after))
+        return Outgoing(body, hides_usage=asks, hides_running=asks)
+
+    def _made_front(self, operation: str, tenant: str, priority: int, asks: bool) -> bytes:
+        ours = self._ours(operation, tenant, priority)
         if asks:
             ours["stream_options"] = self._usage_options({})
-        if not ours:
-            return Outgoing(request.body)
-        start = request.body.index(b"{") + 1
-        front = b",".join(b'"%b":%b' % (name.encode(), value) for name, value in ours.items())
-        body = b"%b%b%b%b" % (request.body[:start], front, b"" if is_empty else b",", request.body[start:])
-        return Outgoing(body, hides_usage=asks, hides_running=asks)
+        return b",".join([b'"%b":%b' % (name.encode(), value) for name, value in ours.items()])
 
     def _anew(self, fields: Fields, request: BackendRequest, *, asks: bool) -> Outgoing:
         rules, operation = self._rules, request.operation
@@ -123,16 +127,16 @@ class Preparer:
         hides_usage = hides_running = False
         if asks:
             hides_usage, hides_running = self._ask_for_usage(fields)
-        fields |= {name: msgspec.Raw(value) for name, value in self._ours(request).items()}
+        ours = self._ours(operation, request.tenant, request.priority)
+        fields |= {name: msgspec.Raw(value) for name, value in ours.items()}
         return Outgoing(msgspec.json.encode(fields), hides_usage, hides_running)
 
-    def _ours(self, request: BackendRequest) -> dict[str, bytes]:
-        rules, operation = self._rules, request.operation
-        ours = {}
+    def _ours(self, operation: str, tenant: str, priority: int) -> dict[str, bytes]:
+        rules, ours = self._rules, {}
         if rules.speaks_vllm and operation in SALTED:
-            ours["cache_salt"] = self._salt(request.tenant)
+            ours["cache_salt"] = self._salt(tenant)
         if rules.speaks_vllm and rules.schedules_by_priority and operation in QUEUED:
-            ours["priority"] = b"%d" % min(max(request.priority, MOST_URGENT), LEAST_URGENT)
+            ours["priority"] = b"%d" % min(max(priority, MOST_URGENT), LEAST_URGENT)
         if operation == "responses":
             ours["store"] = b"false"  # a server that keeps answers keeps them for whoever asks next
         return ours

@@ -53,7 +53,10 @@ async def asked(serve: Serve, **settings: float) -> AsyncGenerator[tuple[Connect
 
 
 async def body_of(response: Response) -> bytes:
-    return await response.content.read()
+    body = b""
+    while not response.has_ended:
+        body += await response.read(LONG_S + asyncio.get_running_loop().time())
+    return body
 
 
 async def ask(connections: Connections, body: bytes = b"body", within_s: float = LONG_S) -> Response:
@@ -142,6 +145,16 @@ async def test_a_connection_on_which_a_body_is_still_to_be_sent_serves_nobody_el
         assert server.opened == 2
         seen.set()
         await server.is_idle.wait()
+
+
+async def test_a_body_that_stops_coming_is_left_in_time() -> None:
+    async with asked(answering(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok")) as (connections, server):
+        response = await ask(connections)
+        assert await response.read(connections.now() + LONG_S) == b"ok"
+        with pytest.raises(TimeoutError):
+            await response.read(connections.now() + 0.05)
+        response.close()
+        await server.hung_up.wait()
 
 
 async def test_cancelling_a_call_hangs_up() -> None:
