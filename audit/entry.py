@@ -63,8 +63,7 @@ class LedgerHead:
     checkpoint: str
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """A stored record: ``stored`` are the exact hashed bytes, ``body`` what they say."""
 
     index: int

@@ -56,24 +56,23 @@ class LanguageSignals:
     broken: int = 0
     _waiting: list[Heard] = field(default_factory=list)
     _offered: int = 0  # since the last turn
+    _room: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._room = -(-self.per_s // round(1 / TURN_S))
 
     def offer(self, admission: Admission, outcome: Outcome) -> None:
         """Reservoir sampling: of all that are offered in a turn, ``per_s`` of a second's, each as likely as another."""
         if admission.call.operation not in SPEAKING or outcome.status == "cancelled":
             return
-        room = self._room
         self._offered += 1
-        if len(self._waiting) < room:
+        if len(self._waiting) < self._room:
             self._waiting.append(Heard(admission, outcome))
             return
         self.skipped += 1
         place = int(self.chance() * self._offered)
-        if place < room:
+        if place < self._room:
             self._waiting[place] = Heard(admission, outcome)
-
-    @property
-    def _room(self) -> int:
-        return -(-self.per_s // round(1 / TURN_S))
 
     async def run(self) -> None:
         """Until cancelled."""

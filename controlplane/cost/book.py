@@ -231,11 +231,12 @@ class CostBook:
 
     def _fold(self, record: Record) -> None:
         self._index, self._leaf_hash = record.index, record.leaf_hash
-        if record.kind == "intent":
+        kind = record.kind
+        if kind == "intent":
             opened = opened_by(record)
             if opened is not None:
                 self._opened[record.event_id] = opened
-        elif record.kind == "outcome":
+        elif kind == "outcome":
             opened = self._opened.pop(str(record.body.get("closes", "")), None)
             if opened is not None:
                 self._close(opened, record.body.get("outcome", {}), record.time_ms / 1000)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from inference.backend import BackendReply, Usage
 
@@ -12,8 +13,7 @@ HTTP_ERROR = 400
 SAVED_RUNGS = frozenset({"cached", "cache"})
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(Struct):
     """``status``: ``ok`` (the backend finished; nothing here can say that the agent read it), ``error``, ``timeout``,
     ``cancelled`` (the agent hung up before the backend finished). ``error`` is a stable word, "" when there was none.
     Times are monotonic seconds. ``digest`` is the SHA-256 of the bytes given to the agent; ``kept`` are the chunks

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from controlplane.calls import Call, Receipt
 from controlplane.cost import CostSettings
@@ -39,7 +40,7 @@ def call(model: str = "large", **fields: Any) -> Call:
 
 def outcome(**fields: Any) -> Outcome:
     whole = {"status": "ok", "http_status": 200, "served_by": "large", "usage": Usage(100, 10), "ended_s": 2.0}
-    return replace(Outcome(started_s=1.0), **(whole | fields))
+    return structs.replace(Outcome(started_s=1.0), **(whole | fields))
 
 
 def cost(asked: Call, **fields: Any) -> dict[str, int]:
