@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 SLICES = 60
 SWEEP_INTERVAL_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+class Rate(Struct, frozen=True):
     """``max`` calls in any ``per_s`` seconds; zero means never."""
 
     max: int
