@@ -66,6 +66,7 @@ def test_condition_says(text: str, expected: bool) -> None:
         "r.sub.clearance",  # not a truth
         "r.sub.clearance > 'a'",
         "r.obj.labels == 'pii'",
+        "r.obj.labels in ['pii']",  # a list is not one of its words
         "'pi' in r.ctx.door",  # a substring is not membership
         "r.sub.external > 0",  # a boolean has no order
     ],
@@ -119,6 +120,7 @@ def test_condition_of_unreasonable_size_is_refused() -> None:
         ("r.ctx.door in ['http']", UNKNOWN),
         ("'a' in ['b', r.ctx.door]", UNKNOWN),
         ("'a' not in ['a', r.ctx.door]", False),
+        ("has(r.act)", True),  # what is asked is known from the start
     ],
 )
 def test_what_depends_on_a_call_not_made_yet_is_unknown(text: str, expected: object) -> None:
