@@ -307,7 +307,7 @@ class ControlPlane:
                     self.observations,
                     *self.choosing.observers,
                     self.spending.keeper,
-                    Tracer(self.tracing, self.clock.monotonic),
+                    *([Tracer(self.tracing, self.clock.monotonic)] if self.tracing.is_on else []),
                     CallLog(self.tracing),
                 ]
             ),

@@ -66,6 +66,22 @@ class Sums(msgspec.Struct):
         self.estimated += other.estimated
         self.saved += other.saved
 
+    def count(self, outcome: Mapping[str, Any]) -> None:
+        """One more call, by what the ledger says came of it."""
+        cost, is_saved = outcome.get("cost", {}), outcome.get("rung", "") in SAVED_RUNGS
+        self.calls += 1
+        self.micro_usd += cost.get("micro_usd", 0)
+        self.saved_micro_usd += cost.get("saved_micro_usd", 0)
+        self.energy_uwh += cost.get("energy_uwh", 0)
+        self.estimated += cost.get("estimated", 0)
+        if is_saved:
+            self.saved += 1
+            return
+        tokens = outcome.get("tokens", {})
+        self.input_tokens += tokens.get("in", 0)
+        self.output_tokens += tokens.get("out", 0)
+        self.cached_tokens += tokens.get("cached", 0)
+
 
 class Key(msgspec.Struct, frozen=True):
     day: str
@@ -239,24 +255,28 @@ class CostBook:
         elif kind == "outcome":
             opened = self._opened.pop(str(record.body.get("closes", "")), None)
             if opened is not None:
-                self._close(opened, record.body.get("outcome", {}), record.time_ms / 1000)
+                self._close(opened, record.body.get("outcome", {}), record.time_ms)
 
-    def _close(self, opened: Opened, outcome: Mapping[str, Any], now_s: float) -> None:
-        sums = sums_of(outcome)
+    def _close(self, opened: Opened, outcome: Mapping[str, Any], now_ms: int) -> None:
         key = opened.key if outcome.get("rung", "") in ASKED_RUNGS else billed(opened.key, outcome)
         if key not in self._rows and len(self._rows) >= self._max_rows:
             key = Key(key.day, key.tenant, OTHERS, key.model)
-        self._rows.setdefault(key, Sums()).add(sums)
+        row = self._rows.get(key)
+        if row is None:
+            row = self._rows[key] = Sums()
+        row.count(outcome)
         if opened.run:
-            self._add_to_run((key.tenant, opened.run), sums)
+            self._count_in_run((key.tenant, opened.run), outcome)
         spent = outcome.get("cost", {}).get("micro_usd", opened.held_micro_usd)
         for account in opened.accounts:
             self._accounts[account] = self._accounts.get(account, 0) + spent
         if opened.accounts and len(self._accounts) > self._max_rows:
-            self._accounts = {account: each for account, each in self._accounts.items() if account.until_s > now_s}
+            self._accounts = {
+                account: each for account, each in self._accounts.items() if account.until_s > now_ms / 1000
+            }
 
-    def _add_to_run(self, run: tuple[str, str], sums: Sums) -> None:
-        self._runs.setdefault(run, Sums()).add(sums)
+    def _count_in_run(self, run: tuple[str, str], outcome: Mapping[str, Any]) -> None:
+        self._runs.setdefault(run, Sums()).count(outcome)
         self._runs.move_to_end(run)
         if len(self._runs) > self._max_runs:
             self._runs.popitem(last=False)
@@ -315,22 +335,6 @@ def _day(number: int) -> str:
 def _accounts(duty: Mapping[str, Any], tenant: str) -> Iterator[Account]:
     for limit in duty["limits"]:
         yield Account(limit["key"], tenant, limit["who"], limit["per"], limit["name"], limit["since_s"])
-
-
-def sums_of(outcome: Mapping[str, Any]) -> Sums:
-    cost, is_saved = outcome.get("cost", {}), outcome.get("rung", "") in SAVED_RUNGS
-    tokens = {} if is_saved else outcome.get("tokens", {})
-    return Sums(
-        calls=1,
-        micro_usd=cost.get("micro_usd", 0),
-        saved_micro_usd=cost.get("saved_micro_usd", 0),
-        input_tokens=tokens.get("in", 0),
-        output_tokens=tokens.get("out", 0),
-        cached_tokens=tokens.get("cached", 0),
-        energy_uwh=cost.get("energy_uwh", 0),
-        estimated=cost.get("estimated", 0),
-        saved=int(is_saved),
-    )
 
 
 def billed(key: Key, outcome: Mapping[str, Any]) -> Key:

@@ -20,7 +20,7 @@ LIMITS = {
 
 def kind_of(resource: str) -> str:
     """The first segment of a resource path: ``model``, ``tool``, ``mcp``. Bounded, so it may be a label."""
-    return resource.removeprefix("/").partition("/")[0]
+    return resource.split("/", 2)[1] if resource[:1] == "/" else resource.partition("/")[0]
 
 
 class Meter:
