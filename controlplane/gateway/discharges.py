@@ -93,9 +93,9 @@ def cap_tokens(principal: Principal, call: Call, obligation: Obligation) -> Call
     cap = obligation.parameters["max"] // choices
     if cap < 1:
         raise ObligationUnmet("max_tokens_exceeded")
-    capped = {name: min(number, cap) for name, number in asked.items()} or {names[0]: cap}
-    if capped == asked:
+    if asked and max(asked.values()) <= cap:
         return call
+    capped = {name: min(number, cap) for name, number in asked.items()} or {names[0]: cap}
     fields = _decode_fields(call.body)
     body = msgspec.json.encode(fields | {name: msgspec.Raw(b"%d" % number) for name, number in capped.items()})
     return replace(call, body=body, arguments={**call.arguments, "max_tokens": min(capped.values())})
