@@ -22,7 +22,7 @@ class AuditUnavailable(AuditError):
     """The record is not acknowledged as durable.
 
     ``reason`` is one of ``closed``, ``disk_full``, ``fenced``, ``file_replaced``, ``in_use``, ``io_error``,
-    ``locked``, ``queue_full``, ``read_only``, ``stalled``.
+    ``locked``, ``queue_full``, ``read_only``, ``stalled``, ``writer_lost``.
     """
 
     def __init__(self, reason: str) -> None:

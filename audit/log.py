@@ -1,7 +1,7 @@
 """The appender: callers wait here until their record is durable, or are told within the stall limit that it is not.
 
-Runs on one asyncio loop; the disk is the writer thread's. Fails closed: while the store is in trouble every append is
-refused at once, until a record that tells of the failure has itself become durable.
+Runs on one asyncio loop; the disk is the writer's (``audit.writing``). Fails closed: while the store is in trouble,
+every append is refused at once, until a record that tells of the failure has itself become durable.
 
 What the ledger promises about intents: exactly one outcome each. An intent whose caller was refused before it landed is
 closed by the ledger itself; an outcome refused in trouble is kept and written when the store heals; what a dead process
@@ -31,21 +31,15 @@ from audit.entry import (
     new_event_id,
     outcome_body,
 )
-from audit.errors import (
-    AuditError,
-    AuditUnavailable,
-    IntentAlreadyOpen,
-    IntentNotOpen,
-    LedgerCorrupt,
-    RecordRefused,
-)
-from audit.keys import load_signer
+from audit.errors import AuditUnavailable, IntentAlreadyOpen, IntentNotOpen, RecordRefused
 from audit.merkle import EMPTY_ROOT
 from audit.reader import LedgerReader
 from audit.settings import AuditSettings
-from audit.store.sqlite import Connect, SqliteStore, reason_of
+from audit.store.sqlite import Connect
 from audit.unhurried import Unhurried
-from audit.writer import Batch, Landed, Listener, Pace, Pending, Writer
+from audit.writing.process import WriterProcess
+from audit.writing.records import Batch, Host, Landed, Listener, Opened, Pending, Task
+from audit.writing.thread import WriterThread
 
 OPEN_LIMIT_S = 30.0  # a ledger that cannot be opened in this time will not be: recovery of a WAL takes seconds
 RECOVERED_LISTED = 256  # event ids named in one `recovery` record; each outcome names its own intent anyway
@@ -55,11 +49,12 @@ UNSETTLED = -1  # in the map of open intents: appended, not yet durable
 
 
 class SqliteLedger:
-    """A ledger in one SQLite file with this process as its only writer."""
+    """A ledger in one SQLite file with this process, or one of its own beside it, as the only writer."""
 
     def __init__(self, settings: AuditSettings, *, connect: Connect = sqlite3.connect) -> None:
-        self._settings = settings
-        self._store = SqliteStore(settings.path, busy_s=settings.stall_limit_s / 2, connect=connect)
+        if settings.writer == "process" and connect is not sqlite3.connect:
+            raise ValueError("a connection of another sort needs the writer in a thread")
+        self._settings, self._connect = settings, connect
         self._reader = LedgerReader(settings.path)
         self._trouble: str | None = "closed"
         self._head = LedgerHead(0, EMPTY_ROOT, "")
@@ -85,17 +80,10 @@ class SqliteLedger:
         """
         self._loop = asyncio.get_running_loop()
         try:
-            self._store.lock()
-        except OSError as error:
-            raise AuditUnavailable("read_only" if isinstance(error, PermissionError) else "io_error") from error
-        try:
-            is_new = not self._settings.path.exists() or self._settings.path.stat().st_size == 0
-            self._signer = load_signer(self._settings.signing_key, self._settings.origin, create=is_new)
             await self._start()
             await self._greet()
         except BaseException:
             await self.close()
-            self._store.close()
             raise
 
     def listen(self, listener: Callable[[Record], None]) -> None:
@@ -137,7 +125,7 @@ class SqliteLedger:
         return LedgerReceipt(item.event_id, landed.index, landed.leaf_hash, landed.head.checkpoint)
 
     async def probe(self) -> bool:
-        """Ask the writer thread whether it lives and whether the file is still the one that was opened."""
+        """Ask the writer whether it lives and whether the file is still the one that was opened."""
         if self._trouble is None:
             item = Pending("", "", 0, b"", is_probe=True)
             item.future = future = self._loop.create_future()
@@ -151,9 +139,11 @@ class SqliteLedger:
         if self._trouble != "closed":
             self._trouble = "closed"
             self._writer.stop()
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(self._settings.stall_limit_s):
                     await asyncio.shield(self._ended)
+            except TimeoutError:
+                self._writer.abandon()
         for timer in (self._watch, self._healing):
             if timer is not None:
                 timer.cancel()
@@ -180,7 +170,7 @@ class SqliteLedger:
     @property
     def verifier_key(self) -> str:
         """The public key to hand to auditors, as a C2SP verifier key."""
-        return str(self._signer.verifier)
+        return self._verifier_key
 
     def open_intents(self) -> dict[str, int]:
         """Event id to leaf index of every durable intent without an outcome."""
@@ -205,25 +195,45 @@ class SqliteLedger:
 
     async def _start(self) -> None:
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        ready: asyncio.Future[tuple[LedgerHead, dict[str, int]]] = self._loop.create_future()
-        settings = self._settings
+        ready: asyncio.Future[Opened] = self._loop.create_future()
         listener = Listener(
-            opened=lambda head, intents: self._post(_set_result, ready, (head, intents)),
-            refused=lambda error: self._post(_set_exception, ready, _translated(error)),
-            failed=partial(self._post, self._on_failed),
-            settled=partial(self._post, self._on_settled),
-            ended=lambda: self._post(_set_result, self._ended, None),
+            opened=partial(_set_result, ready),
+            refused=partial(_set_exception, ready),
+            failed=self._on_failed,
+            settled=self._on_settled,
+            ended=lambda: _set_result(self._ended, None),
         )
-        pace = Pace(settings.batch_limit, settings.gather_ms / 1000, settings.retry_ms / 1000)
-        self._writer = Writer(self._store, self._signer, pace, listener)
-        self._writer.start()
+        self._writer = await self._hosted(listener)
         try:
             async with asyncio.timeout(OPEN_LIMIT_S):
-                self._head, self._open = await ready
+                opened = await ready
         except TimeoutError:
             self._writer.stop()
             raise AuditUnavailable("stalled") from None
+        self._head, self._open, self._verifier_key = opened.head, opened.intents, opened.verifier_key
         self._trouble = None
+
+    async def _hosted(self, listener: Listener) -> Host:
+        settings = self._settings
+        task = Task(
+            settings.path.absolute(),
+            settings.signing_key.absolute(),
+            settings.origin,
+            busy_s=settings.stall_limit_s / 2,
+            batch_limit=settings.batch_limit,
+            gather_s=settings.gather_ms / 1000,
+            retry_s=settings.retry_ms / 1000,
+        )
+        if settings.writer == "thread":
+            thread = WriterThread(task, listener, connect=self._connect)
+            thread.start()
+            return thread
+        process = WriterProcess(task, listener)
+        try:
+            await process.start()
+        except OSError as error:
+            raise AuditUnavailable("writer_lost") from error
+        return process
 
     async def _greet(self) -> None:
         """The first record of a new log, or the end of what the last process left open."""
@@ -309,11 +319,6 @@ class SqliteLedger:
 
     # From the writer
 
-    def _post(self, callback: Callable[..., None], *arguments: object) -> None:
-        """Called in the writer thread."""
-        with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-            self._loop.call_soon_threadsafe(callback, *arguments)
-
     def _on_failed(self, reason: str) -> None:
         if self._trouble is None:
             self._troubled_since_s = self._loop.time()
@@ -386,6 +391,8 @@ class SqliteLedger:
         for item in self._waiting:
             item.is_dropped = True
             self._refuse(item, reason)
+        if self._waiting:
+            self._writer.drop()
 
     def _mend(self) -> None:
         """Try the store with a record that tells of its failure; appends are accepted again once it is durable."""
@@ -429,14 +436,3 @@ def _set_result(future: asyncio.Future[Any], result: object) -> None:
 def _set_exception(future: asyncio.Future[Any], error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-def _translated(error: BaseException) -> BaseException:
-    """What the store raised while opening, in our words."""
-    if isinstance(error, AuditError):
-        return error
-    if type(error) is sqlite3.DatabaseError:  # "file is not a database", "disk image is malformed"
-        return LedgerCorrupt(str(error))
-    translated = AuditUnavailable(reason_of(error))
-    translated.__cause__ = error
-    return translated

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -28,6 +28,11 @@ class AuditSettings(BaseModel, frozen=True, extra="forbid"):
     )
     node: str = Field(
         default="node-1", min_length=1, max_length=200, description="Name of this writer in every record."
+    )
+    writer: Literal["process", "thread"] = Field(
+        default="process",
+        description="Where records are hashed, signed and written: in a process of its own, which alone holds the "
+        "signing key and leaves the gateway its processor core, or in a thread, with less memory and speed.",
     )
     stall_limit_s: float = Field(
         default=2.0,

@@ -61,6 +61,8 @@ def reason_of(error: BaseException) -> str:
     """The stable word for a failure of the store."""
     if isinstance(error, AuditUnavailable):
         return error.reason
+    if isinstance(error, PermissionError):
+        return "read_only"
     code = getattr(error, "sqlite_errorcode", None)
     return REASONS.get(code & 0xFF, "io_error") if isinstance(code, int) else "io_error"
 
@@ -142,6 +144,12 @@ class SqliteStore:
 
     def open_intents(self) -> dict[str, int]:
         return dict(self._attached().execute("SELECT event_id, idx FROM open_intent ORDER BY idx"))
+
+    def leaves_from(self, size: int) -> list[tuple[str, bytes]]:
+        """Event id and leaf hash of every record from index ``size`` on."""
+        return (
+            self._attached().execute("SELECT event_id, leaf FROM log WHERE idx >= ? ORDER BY idx", (size,)).fetchall()
+        )
 
     def commit(self, change: Change) -> None:
         """Durable on return. After any exception it is unknown whether the change is stored: ``reopen`` and look."""

@@ -17,7 +17,10 @@ STEPS = (
     ("policy snapshot, conditions", ("controlplane/policy/snapshot", "controlplane/policy/conditions")),
     ("policy, the rest", ("controlplane/policy/",)),
     ("identity", ("controlplane/identity/",)),
-    ("ledger, writer thread", ("audit/writer", "audit/store", "audit/merkle", "audit/checkpoint")),
+    (
+        "ledger, writer in a thread",
+        ("audit/writing/writer", "audit/writing/thread", "audit/store", "audit/merkle", "audit/checkpoint"),
+    ),
     ("ledger, callers' side", ("audit/", "gateway/recorder", "gateway/metered_ledger")),
     ("metrics, traces, drift", ("controlplane/telemetry/", "prometheus_client", "gateway/meter", "gateway/tracer")),
     ("metrics, traces, drift", ("gateway/observers", "controlplane/observations")),

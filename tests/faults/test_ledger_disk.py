@@ -83,6 +83,7 @@ def settings_in(folder: Path, **changes: Any) -> AuditSettings:
         path=folder / "ledger.sqlite",
         signing_key=folder / "signing.key",
         origin="test.local/audit",
+        writer="thread",  # a failing disk is put under a connection of this process
         gather_ms=0,
         retry_ms=10,
         **changes,
@@ -399,12 +400,13 @@ import asyncio, resource, sys
 from pathlib import Path
 from audit import AuditSettings, AuditUnavailable, SqliteLedger
 
-async def main(folder):
+async def main(folder, writer):
     settings = AuditSettings(path=folder / "ledger.sqlite", signing_key=folder / "signing.key",
-                             origin="test.local/audit", retry_ms=10)
+                             origin="test.local/audit", retry_ms=10, writer=writer)
     ledger = SqliteLedger(settings)
     await ledger.open()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+    limited = ledger._writer.pid if writer == "process" else 0
+    resource.prlimit(limited, resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
     acknowledged = 0
     try:
         while True:
@@ -412,7 +414,7 @@ async def main(folder):
             acknowledged += 1
     except AuditUnavailable as refusal:
         print(acknowledged, refusal.reason)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    resource.prlimit(limited, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     async with asyncio.timeout(60):
         while not ledger.is_writable:
             await asyncio.sleep(0.01)
@@ -420,15 +422,15 @@ async def main(folder):
     await ledger.close()
     print(receipt.index, ledger.verifier_key)
 
-asyncio.run(main(Path(sys.argv[1])))
+asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
 """
 
 
-def test_a_file_that_may_not_grow_refuses_and_resumes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("writer", ["process", "thread"])
+def test_a_file_that_may_not_grow_refuses_and_resumes(tmp_path: Path, writer: str) -> None:
     """The kernel itself refuses the write (RLIMIT_FSIZE), in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
-    )
+    command = [sys.executable, "-c", LIMITED, str(tmp_path), writer]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     acknowledged, reason, index, key = done.stdout.split()
     assert int(acknowledged) > 10

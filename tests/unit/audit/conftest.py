@@ -16,6 +16,7 @@ def settings(tmp_path: Path) -> AuditSettings:
         commitment_key=tmp_path / "commitment.key",
         origin="test.local/audit",
         node="test",
+        writer="thread",
         stall_limit_s=30,
         gather_ms=0,
         retry_ms=10,

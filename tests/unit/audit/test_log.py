@@ -24,7 +24,13 @@ from audit import (
 from audit.checkpoint import VerifierKey, open_checkpoint
 from audit.merkle import extends, includes, leaf_hash
 from audit.verify import verify
-from audit.writer import Landed, Pending
+from audit.writing.records import Landed, Pending
+
+
+@pytest.fixture(params=["process", "thread"])
+def settings(settings: AuditSettings, request: pytest.FixtureRequest) -> AuditSettings:
+    """What the ledger promises does not depend on where its writer runs."""
+    return settings.model_copy(update={"writer": request.param})
 
 
 async def reopened(settings: AuditSettings) -> SqliteLedger:

@@ -333,8 +333,8 @@ def dump(path: Path) -> list[tuple]:
 
 def test_the_auditor_shares_no_code_with_the_writer() -> None:
     """What wrote the log must not be what judges it: only pure parts and the read-only connection are shared."""
-    writing = {"audit.log", "audit.writer", "audit.keys", "audit.store", "audit.store.sqlite"}
+    writing = ("audit.log", "audit.writing", "audit.keys", "audit.store")
     for module in ("verify", "reader", "checkpoint", "merkle", "entry", "schema"):
         tree = ast.parse(Path(audit.__file__).with_name(f"{module}.py").read_text("utf-8"))
         imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert not imported & writing, module
+        assert not [name for name in imported if name and name.startswith(writing)], module

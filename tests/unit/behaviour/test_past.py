@@ -24,7 +24,10 @@ from tests.unit.behaviour.test_sequences import LEAK
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncGenerator[SqliteLedger]:
     settings = AuditSettings(
-        path=tmp_path / "ledger.sqlite", signing_key=tmp_path / "sign", commitment_key=tmp_path / "commit"
+        writer="thread",
+        path=tmp_path / "ledger.sqlite",
+        signing_key=tmp_path / "sign",
+        commitment_key=tmp_path / "commit",
     )
     ledger = SqliteLedger(settings)
     await ledger.open()

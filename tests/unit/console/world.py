@@ -276,7 +276,7 @@ async def world(
     folder: Path, rooms: Callable[[World], Mapping[str, Any]] = lambda _: {}, **changes: Any
 ) -> AsyncGenerator[World]:
     keys = {"signing_key": folder / "signing.key", "commitment_key": folder / "commitment.key"}
-    settings = AuditSettings(path=folder / "ledger.sqlite", stall_limit_s=30, **keys)
+    settings = AuditSettings(path=folder / "ledger.sqlite", stall_limit_s=30, writer="thread", **keys)
     ledger = SqliteLedger(settings)
     await ledger.open()
     try:

@@ -152,7 +152,10 @@ class Rig:
         self.policy.load()
         assert not self.policy.status().error
         audit = AuditSettings(
-            path=self.root / "ledger.sqlite", signing_key=self.root / "signing.key", commitment_key=self.root / "c.key"
+            writer="thread",
+            path=self.root / "ledger.sqlite",
+            signing_key=self.root / "signing.key",
+            commitment_key=self.root / "c.key",
         )
         self.ledger = SqliteLedger(audit)
         await self.ledger.open()

@@ -76,6 +76,7 @@ class Rig:
         settings = Settings.model_validate({"state": self.folder, "identity": identity, "backends": backends})
         self.ledger = SqliteLedger(
             AuditSettings(
+                writer="thread",
                 path=self.folder / "ledger.sqlite",
                 signing_key=self.folder / "signing.key",
                 commitment_key=self.folder / "commit.key",

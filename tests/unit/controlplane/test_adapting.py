@@ -91,6 +91,7 @@ class World:
 async def ledger(tmp_path: Path) -> AsyncGenerator[SqliteLedger]:
     ledger = SqliteLedger(
         AuditSettings(
+            writer="thread",
             path=tmp_path / "ledger.sqlite",
             signing_key=tmp_path / "signing.key",
             commitment_key=tmp_path / "commitment.key",

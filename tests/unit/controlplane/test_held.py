@@ -23,7 +23,7 @@ WISH = Wish(OPERATOR, "refunds twice")
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncGenerator[SqliteLedger]:
     paths = {name: tmp_path / name for name in ("path", "signing_key", "commitment_key")}
-    found = SqliteLedger(AuditSettings(**paths))
+    found = SqliteLedger(AuditSettings(writer="thread", **paths))
     await found.open()
     yield found
     await found.close()

@@ -14,7 +14,10 @@ from controlplane.calls import new_call_id
 
 def ledger_settings(folder: Path) -> AuditSettings:
     return AuditSettings(
-        path=folder / "ledger.sqlite", signing_key=folder / "signing.key", commitment_key=folder / "commitment.key"
+        writer="thread",
+        path=folder / "ledger.sqlite",
+        signing_key=folder / "signing.key",
+        commitment_key=folder / "commitment.key",
     )
 
 

@@ -25,7 +25,7 @@ async def nothing() -> AsyncIterator[bytes]:
 
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
-    ledger = SqliteLedger(AuditSettings(path=tmp_path / "l.sqlite", signing_key=tmp_path / "s.key"))
+    ledger = SqliteLedger(AuditSettings(path=tmp_path / "l.sqlite", signing_key=tmp_path / "s.key", writer="thread"))
     await ledger.open()
     yield ledger
     await ledger.close()

@@ -1,0 +1,206 @@
+"""The gateway's end of a writer that runs in a process of its own.
+
+So hashing, signing and the disk never hold the interpreter lock that every call needs, and the key that signs is not in
+the process that agents talk to. A writer that dies is begun anew: what it had written is looked up, and everybody else
+who waited is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+
+from audit.entry import LedgerHead
+from audit.errors import AuditUnavailable
+from audit.writing import wire
+from audit.writing.records import Batch, Listener, Opened, Pending, Task
+
+PROGRAM = "audit.writing.main"
+LOST = "writer_lost"
+_decode = msgspec.msgpack.Decoder(wire.FromWriter).decode
+
+
+class WriterProcess(asyncio.Protocol):
+    """A ``Host``; belongs to the loop it is started on."""
+
+    def __init__(self, task: Task, listener: Listener) -> None:
+        self._task, self._listener = task, listener
+        self._loop = asyncio.get_running_loop()
+        self._sent: deque[Pending] = deque()
+        self._size: int | None = None  # of the ledger as far as it is known here; None until it was opened
+        self._is_stopping = self._is_fenced = False
+        self._child: subprocess.Popen[bytes] | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._starting: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, while there is one."""
+        return None if self._child is None else self._child.pid
+
+    async def start(self) -> None:
+        """Raises ``OSError`` when no process can be had."""
+        self._frames = wire.Frames()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            with theirs:
+                command = [sys.executable, "-P", "-m", PROGRAM, str(theirs.fileno())]
+                self._child = subprocess.Popen(  # noqa: ASYNC220, S603  a millisecond, once; nothing in it is input
+                    command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                )
+            await self._loop.create_unix_connection(lambda: self, sock=ours)
+        except BaseException:
+            ours.close()
+            raise
+
+    def put(self, item: Pending) -> None:
+        self._sent.append(item)
+        if self._transport is not None:
+            self._transport.write(wire.framed(_put(item)))
+        elif self._is_fenced:
+            self._loop.call_soon(self._settle_lost, "fenced", ())
+
+    def drop(self) -> None:
+        if self._transport is not None:
+            self._transport.write(wire.framed(wire.Drop()))
+
+    def stop(self) -> None:
+        self._is_stopping = True
+        if self._retry is not None:
+            self._retry.cancel()
+        if self._transport is not None:
+            self._transport.write(wire.framed(wire.End()))
+        elif self._starting is None or self._starting.done():
+            self._listener.ended()
+
+    def abandon(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+
+    # The connection, as asyncio tells of it
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast("asyncio.WriteTransport", transport)
+        transport.write(wire.framed(_begin(self._task, self._size)))
+        if self._is_stopping:
+            transport.write(wire.framed(wire.End()))
+
+    def data_received(self, data: bytes) -> None:
+        for encoded in self._frames.fed(data):
+            match _decode(encoded):
+                case wire.Settled() as settled:
+                    self._settle(settled)
+                case wire.Opened() as opened:
+                    self._open(opened)
+                case wire.Failed(reason):
+                    self._listener.failed(reason)
+                case wire.Refused() as refused:
+                    self._refuse(refused)
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  the signature of every protocol
+        self._transport = None
+        if self._child is not None:
+            self._loop.run_in_executor(None, self._child.wait)  # its last door is shut: it is all but gone
+            self._child = None
+        if self._is_stopping:
+            self._listener.ended()
+        elif self._size is None:
+            self._refuse(wire.Refused("unavailable", LOST))
+            self._listener.ended()
+        elif not self._is_fenced:
+            self._listener.failed(LOST)
+            self._retry = self._loop.call_later(self._task.retry_s, self._start_again)
+
+    # What the writer says
+
+    def _open(self, said: wire.Opened) -> None:
+        head = LedgerHead(said.size, said.root, said.checkpoint)
+        before, self._size = self._size, said.size
+        if before is None:
+            self._listener.opened(Opened(head, said.intents, said.verifier_key, said.newer))
+            return
+        known = {item.event_id for item in self._sent}
+        if all(event_id in known for event_id, _ in said.newer):
+            self._settle_lost(LOST, said.newer, before, head)
+        else:  # somebody else wrote meanwhile: nothing of ours may follow
+            self._is_fenced = True
+            self._listener.failed("fenced")
+            self._settle_lost("fenced", ())
+            self.abandon()
+
+    def _settle(self, said: wire.Settled) -> None:
+        taken, unwritten = [self._sent.popleft() for _ in range(said.taken)], set(said.unwritten)
+        for place, item in enumerate(taken):
+            item.is_unwritten = place in unwritten
+        written = [item for item in taken if not item.is_unwritten]
+        head = None if said.size is None else LedgerHead(said.size, said.root, said.checkpoint)
+        if said.size is not None:
+            self._size = said.size
+        self._listener.settled(Batch(taken, written, said.leaves, said.first, head, said.reason))
+
+    def _settle_lost(
+        self,
+        reason: str,
+        newer: Sequence[tuple[str, bytes]],
+        first: int = 0,
+        head: LedgerHead | None = None,
+    ) -> None:
+        """The fate of everything that was on its way to a writer that died: what the file holds has landed."""
+        taken, stored = list(self._sent), {event_id for event_id, _ in newer}
+        self._sent.clear()
+        for item in taken:
+            item.is_unwritten = item.event_id not in stored or item.is_probe
+        written = [item for item in taken if not item.is_unwritten]
+        leaves = [leaf for _, leaf in newer]
+        self._listener.settled(Batch(taken, written, leaves, first, head if newer else None, reason))
+
+    def _refuse(self, refused: wire.Refused) -> None:
+        if self._size is None:
+            self._listener.refused(wire.error_of(refused))
+        else:  # begun anew, and the store cannot be had: the end of the connection brings the next attempt
+            error = wire.error_of(refused)
+            self._listener.failed(error.reason if isinstance(error, AuditUnavailable) else "io_error")
+
+    def _start_again(self) -> None:
+        self._starting = self._loop.create_task(self._restart())
+
+    async def _restart(self) -> None:
+        try:
+            await self.start()
+        except OSError:
+            self._retry = self._loop.call_later(self._task.retry_s, self._start_again)
+
+
+def _begin(task: Task, since: int | None) -> wire.Begin:
+    return wire.Begin(
+        str(task.path),
+        str(task.signing_key),
+        task.origin,
+        task.busy_s,
+        task.batch_limit,
+        task.gather_s,
+        task.retry_s,
+        since,
+    )
+
+
+def _put(item: Pending) -> wire.Put:
+    return wire.Put(
+        item.event_id,
+        item.kind,
+        item.time_ms,
+        item.body,
+        item.opens,
+        item.closes,
+        item.is_dropped,
+        item.is_probe,
+    )
