@@ -29,11 +29,12 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Priced(msgspec.Struct, frozen=True):
-    """What is billed for one model. ``by_token``: whether tokens are."""
+    """What is billed for one model, and whether that takes its tokens or its time."""
 
     entry: ModelEntry
     rates: Rates
     by_token: bool
+    by_second: bool
 
 
 class PriceList:
@@ -79,7 +80,7 @@ class PriceList:
 
     def _work(self, call: Call, outcome: Outcome, priced: Priced) -> tuple[Work, bool]:
         """What was done, and whether any of it that is billed had to be estimated."""
-        usage, seconds = outcome.usage, _seconds(call, outcome)
+        usage, seconds = outcome.usage, _seconds(call, outcome) if priced.by_second else 0.0
         if not priced.by_token:
             return Work(usage.input_tokens or 0, usage.output_tokens or 0, usage.cached_tokens or 0, seconds), False
         given, made = usage.input_tokens, usage.output_tokens
@@ -126,7 +127,8 @@ class PriceList:
             entry = catalogue.model(model)
             if entry is None:
                 return None
-            found = self._kept[model] = Priced(entry, Rates.of(entry.price), counts_tokens(entry))
+            rates = Rates.of(entry.price)
+            found = self._kept[model] = Priced(entry, rates, counts_tokens(entry), counts_seconds(entry))
         return found
 
     def _answering(self, call: Call, outcome: Outcome) -> Priced | None:
@@ -152,6 +154,10 @@ def counts_tokens(entry: ModelEntry) -> bool:
     price, energy = entry.price, entry.energy
     by_token = price.input_per_million_usd or price.output_per_million_usd or price.cached_input_per_million_usd
     return bool(by_token or (energy and (energy.joules_per_input_token or energy.joules_per_output_token)))
+
+
+def counts_seconds(entry: ModelEntry) -> bool:
+    return bool(entry.price.per_second_usd or (entry.energy and entry.energy.watts))
 
 
 def most_tokens(body: bytes, assumed: int) -> int:

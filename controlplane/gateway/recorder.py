@@ -11,7 +11,7 @@ from audit import Ledger
 from controlplane.calls import Call, Decision, Principal, Receipt, new_call_id
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.outcome import Outcome
-from controlplane.telemetry.context import parse
+from controlplane.telemetry.context import is_well_formed
 from inference.backend import Usage
 
 Commit = Callable[[bytes], str]
@@ -36,7 +36,7 @@ class LedgerRecorder:
         }
         if call.selection:
             body["decision"]["selection"] = dict(call.selection)
-        if call.traceparent and parse(call.traceparent):  # nobody's free text gets into the ledger this way
+        if call.traceparent and is_well_formed(call.traceparent):  # nobody's free text gets into the ledger this way
             body["trace"] = {"traceparent": call.traceparent}
         permits = decision.permits
         kind = "intent" if permits else "deny"

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 from uuid import UUID
+
+from msgspec import Struct
 
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
@@ -22,12 +23,13 @@ RANDOM_TRACE_ID = 0x02  # W3C trace context level 2: the right half of the trace
 
 LONGEST_STATE = 512  # W3C trace context §3.3.1.5: at least this much should be passed on
 _STATE = re.compile(r"[\x20-\x7e]*")
-# §3.2: a version we do not know may have more after the flags; its first four fields are read as version 00.
-_PARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.{0,64})?")
+# §3.2: a version we do not know may have more after the flags, the 56th character and on; version 00 may not.
+_PARENT = re.compile(
+    r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.{0,64})?"
+)
 
 
-@dataclass(frozen=True, slots=True)
-class TraceContext:
+class TraceContext(Struct, frozen=True):
     trace_id: int
     span_id: int
     flags: int
@@ -36,8 +38,7 @@ class TraceContext:
         return f"00-{self.trace_id:032x}-{self.span_id:016x}-{self.flags:02x}"
 
 
-@dataclass(frozen=True, slots=True)
-class CallContext:
+class CallContext(Struct, frozen=True):
     """A call's place in a trace: who asked (None: nobody we know), our own span, and the one that goes out."""
 
     parent: TraceContext | None
@@ -45,21 +46,24 @@ class CallContext:
     client: TraceContext
 
 
+def is_well_formed(received: str) -> bool:
+    """Whether ``parse`` can read ``received``, for a third of what reading it costs."""
+    return _PARENT.fullmatch(received) is not None
+
+
 def parse(received: str) -> TraceContext | None:
     """The context in a ``traceparent``; None unless it is well formed."""
     found = _PARENT.fullmatch(received)
     if found is None:
         return None
-    version, trace_id, span_id, flags, rest = found.groups()
-    if version == "00" and rest:
-        return None
+    trace_id, span_id, flags = found.groups()
     return TraceContext(int(trace_id, 16), int(span_id, 16), int(flags, 16))
 
 
 def received_in(carrier: Mapping[str, Any]) -> str:
     """The ``traceparent`` in headers (lower-case names) or in an MCP ``_meta``; "" unless it is well formed."""
     value = carrier.get(TRACEPARENT)
-    return value if isinstance(value, str) and parse(value) else ""
+    return value if isinstance(value, str) and is_well_formed(value) else ""
 
 
 def forwarded(carrier: Mapping[str, Any], traceparent: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from controlplane.telemetry.context import SAMPLED, CallContext, parse, place, share
+from controlplane.telemetry.context import SAMPLED, CallContext, is_well_formed, parse, place, share
 from controlplane.telemetry.settings import TracingSettings
 
 
@@ -78,7 +78,7 @@ class Tracing:
     def traceparent_for(self, call_id: str, received: str) -> str:
         """What goes upstream with the call: a new child. While tracing is off: what came, if it is well formed."""
         if self._writer is None:
-            return received if received and parse(received) else ""
+            return received if received and is_well_formed(received) else ""
         try:
             return self._place(call_id, received).client.header()
         except ValueError as error:  # no UUID
