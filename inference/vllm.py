@@ -8,11 +8,11 @@ the connection, which is how such a server learns to stop generating. Retries no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiohttp
 from aiohttp.hdrs import CONTENT_TYPE
@@ -196,10 +196,10 @@ class _Exchange(AbstractAsyncContextManager[BackendReply]):
             await self._end()
             raise
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._end()
+    ) -> Coroutine[Any, Any, None]:
+        return self._end()
 
     async def _end(self) -> None:
         try:

@@ -6,11 +6,12 @@ readings on the quiet path.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import TracebackType
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -71,23 +72,28 @@ class _Exchange(AbstractAsyncContextManager[BackendReply]):
     def __init__(self, layer: Adapted, request: BackendRequest) -> None:
         self._layer, self._request = layer, request
 
-    async def __aenter__(self) -> BackendReply:
+    def __aenter__(self) -> Coroutine[Any, Any, BackendReply]:
         layer, request = self._layer, self._request
         tier = layer.tiers.of(request.target)
         if tier and tier in layer.lighter and _may_be_lighter(request):
-            asked_s = layer.now()
-            reply = await self._lighter(replace(request, target=tier))
-            if reply is not None:
-                return reply
-            request = replace(request, timeout_s=request.timeout_s - (layer.now() - asked_s))
-            if request.timeout_s <= 0:
-                raise BackendTimeout("deadline")
-        return await self._enter(layer.inner, request)
+            return self._lighter_first(request, tier)
+        return self._enter(layer.inner, request)
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return await self._opened.__aexit__(kind, error, trace)
+    ) -> Coroutine[Any, Any, bool | None]:
+        return self._opened.__aexit__(kind, error, trace)
+
+    async def _lighter_first(self, request: BackendRequest, tier: str) -> BackendReply:
+        layer = self._layer
+        asked_s = layer.now()
+        reply = await self._lighter(replace(request, target=tier))
+        if reply is not None:
+            return reply
+        request = replace(request, timeout_s=request.timeout_s - (layer.now() - asked_s))
+        if request.timeout_s <= 0:
+            raise BackendTimeout("deadline")
+        return await self._enter(layer.inner, request)
 
     async def _lighter(self, request: BackendRequest) -> BackendReply | None:
         """None when it gave no answer: a model that is only lighter may not know what the caller asks for."""

@@ -86,12 +86,19 @@ class Breakers:
         return breaker
 
     def of(self, target: str, version: int | None = None, label: str | None = None) -> CircuitBreaker:
-        return self._named(breaker_name(target, version, label), target)
+        name = breaker_name(target, version, label)
+        breaker = self._known.get(name)
+        if breaker is None:
+            return self._made(name, target)
+        self._known.move_to_end(name)
+        return breaker
 
     def hold(self, name: str, reason: str) -> bool:
         """Refuse every call to ``name`` (see ``breaker_name``) until ``reason`` is released."""
-        if not self._named(name, target_in(name)).hold(reason, self._now()):
+        breaker = self._known.get(name) or self._made(name, target_in(name))
+        if not breaker.hold(reason, self._now()):
             return False
+        self._known.move_to_end(name)
         self._tell_of_hold(name, reason, is_held=True)
         return True
 
@@ -116,11 +123,7 @@ class Breakers:
         now_s = self._now()
         return [status_of(breaker, now_s) for _, breaker in sorted(self._known.items())]
 
-    def _named(self, name: str, target: str) -> CircuitBreaker:
-        breaker = self._known.get(name)
-        if breaker is not None:
-            self._known.move_to_end(name)
-            return breaker
+    def _made(self, name: str, target: str) -> CircuitBreaker:
         breaker = CircuitBreaker(name, self._settings_for(target), jitter=self._jitter, listener=self._announce)
         if len(self._known) >= self._max:
             self._evict()

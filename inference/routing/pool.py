@@ -91,12 +91,14 @@ class ReplicaPool:
             BackendUnavailable: ``no_replica`` when all are ejected, ``busy`` when all asked to be left alone; both
                 with the time to come back.
         """
-        return self._spread(request) if self._only is None else self._straight(request, self._only)
+        if self._only is None:
+            return self._spread(request)
+        if self._only.health.state is State.READY:  # the only one there is: no timer, no task, no choice
+            return self._only.lend(request, judges=False)
+        return self._probing(request, self._only)
 
-    def _straight(self, request: BackendRequest, replica: Replica) -> AbstractAsyncContextManager[BackendReply]:
-        """To the only replica there is: no timer, no task, no choice."""
-        if replica.health.state is State.READY:
-            return replica.lend(request, judges=False)
+    def _probing(self, request: BackendRequest, replica: Replica) -> AbstractAsyncContextManager[BackendReply]:
+        """To the only replica, which is out: if this call is the one to try it."""
         now_s = asyncio.get_running_loop().time()
         lease = replica.health.lease_probe(now_s) if replica.is_probed_by_calls(now_s) else 0
         return replica.lend(request, lease=lease, judges=False) if lease else _refused(self._nobody(now_s))

@@ -21,7 +21,7 @@ class Progress:
 
     def pay(self, now_s: float) -> None:
         self.owed -= 1
-        self.note(now_s)
+        self.last_s, self.has_unpaid = now_s, False
 
     def forgive(self) -> None:
         """A wait ended without the replica's doing: the caller left, or the call was moved."""

@@ -201,7 +201,8 @@ class _Loan(AbstractAsyncContextManager[BackendReply]):
         if reply.status < HTTPStatus.BAD_REQUEST:
             now_s = self._now()
             replica.progress.pay(now_s)
-            replica.settle(self._lease, Event.PROBE_SUCCEEDED, now_s)
+            if self._lease:
+                replica.settle(self._lease, Event.PROBE_SUCCEEDED, now_s)
         else:
             replica.progress.drop()
         if not isinstance(reply.chunks, Whole):
