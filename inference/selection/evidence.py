@@ -33,8 +33,10 @@ class Estimate:
 
     def faded(self, now_s: float, half_life_s: float) -> float:
         """The weight that is left now."""
-        left = self.weight * math.exp2(-max(0.0, now_s - self.at_s) / half_life_s)
-        return max(left, min(LEAST_WEIGHT, self.weight))
+        left = self.weight
+        if now_s > self.at_s:
+            left *= math.exp2((self.at_s - now_s) / half_life_s)
+        return left if left >= LEAST_WEIGHT else min(LEAST_WEIGHT, self.weight)
 
     def learn(self, value: float, now_s: float, half_life_s: float, memory: float) -> None:
         self.weight = min(self.faded(now_s, half_life_s) + 1.0, memory)
@@ -125,8 +127,9 @@ class Evidence:
 
     def learn_latency(self, model: str, latency_ms: float, now_s: float, *, streams: bool) -> None:
         """Logarithms are averaged: latencies have long tails, and the mean of the logarithm is near the median."""
-        value = math.log(min(max(latency_ms, LEAST_MS), MOST_MS))
-        found = self._latencies[streams].get(model)
+        if not LEAST_MS <= latency_ms <= MOST_MS:
+            latency_ms = min(max(latency_ms, LEAST_MS), MOST_MS)
+        value, found = math.log(latency_ms), self._latencies[streams].get(model)
         if found is None:
             self._latencies[streams][model] = Seen(Estimate(value, 1.0, now_s), math.exp(value))
         else:
