@@ -34,8 +34,9 @@ class WriterProcess(asyncio.Protocol):
         self._task, self._listener = task, listener
         self._loop = asyncio.get_running_loop()
         self._sent: deque[Pending] = deque()
+        self._unsaid: list[bytes] = []
         self._size: int | None = None  # of the ledger as far as it is known here; None until it was opened
-        self._is_stopping = self._is_fenced = False
+        self._is_open = self._is_stopping = self._is_fenced = False
         self._child: subprocess.Popen[bytes] | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -64,21 +65,21 @@ class WriterProcess(asyncio.Protocol):
 
     def put(self, item: Pending) -> None:
         self._sent.append(item)
-        if self._transport is not None:
-            self._transport.write(wire.framed(_put(item)))
+        if self._is_open:  # else it waits for the fate of what was sent before, and shares it
+            self._say(_put(item))
         elif self._is_fenced:
             self._loop.call_soon(self._settle_lost, "fenced", ())
 
     def drop(self) -> None:
-        if self._transport is not None:
-            self._transport.write(wire.framed(wire.Drop()))
+        if self._is_open:
+            self._say(wire.Drop())
 
     def stop(self) -> None:
         self._is_stopping = True
         if self._retry is not None:
             self._retry.cancel()
         if self._transport is not None:
-            self._transport.write(wire.framed(wire.End()))
+            self._say(wire.End())
         elif self._starting is None or self._starting.done():
             self._listener.ended()
 
@@ -89,10 +90,11 @@ class WriterProcess(asyncio.Protocol):
     # The connection, as asyncio tells of it
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast("asyncio.WriteTransport", transport)
-        transport.write(wire.framed(_begin(self._task, self._size)))
+        self._transport = cast("asyncio.WriteTransport", transport)
+        self._unsaid.clear()
+        self._say(_begin(self._task, self._size))
         if self._is_stopping:
-            transport.write(wire.framed(wire.End()))
+            self._say(wire.End())
 
     def data_received(self, data: bytes) -> None:
         for encoded in self._frames.fed(data):
@@ -107,7 +109,7 @@ class WriterProcess(asyncio.Protocol):
                     self._refuse(refused)
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  the signature of every protocol
-        self._transport = None
+        self._transport, self._is_open = None, False
         if self._child is not None:
             self._loop.run_in_executor(None, self._child.wait)  # its last door is shut: it is all but gone
             self._child = None
@@ -120,16 +122,27 @@ class WriterProcess(asyncio.Protocol):
             self._listener.failed(LOST)
             self._retry = self._loop.call_later(self._task.retry_s, self._start_again)
 
+    def _say(self, message: wire.ToWriter) -> None:
+        """Everything that is said in one turn of the loop leaves together."""
+        if not self._unsaid:
+            self._loop.call_soon(self._flush)
+        self._unsaid.append(wire.framed(message))
+
+    def _flush(self) -> None:
+        if self._transport is not None:
+            self._transport.write(b"".join(self._unsaid))
+        self._unsaid.clear()
+
     # What the writer says
 
     def _open(self, said: wire.Opened) -> None:
         head = LedgerHead(said.size, said.root, said.checkpoint)
         before, self._size = self._size, said.size
+        known = {item.event_id for item in self._sent}
+        self._is_open = before is None or all(event_id in known for event_id, _ in said.newer)
         if before is None:
             self._listener.opened(Opened(head, said.intents, said.verifier_key, said.newer))
-            return
-        known = {item.event_id for item in self._sent}
-        if all(event_id in known for event_id, _ in said.newer):
+        elif self._is_open:
             self._settle_lost(LOST, said.newer, before, head)
         else:  # somebody else wrote meanwhile: nothing of ours may follow
             self._is_fenced = True

@@ -127,8 +127,9 @@ async def test_what_was_written_and_not_yet_told_lands_when_the_writer_is_back(
     waiting = [asyncio.create_task(ledger.append("intent", {"number": n}, opens=True)) for n in range(5)]
     reader = LedgerReader(settings.path)
     await until(lambda: reader.head().size == 6)
-    monkeypatch.setattr(WriterProcess, "data_received", heard)
     kill(ledger)
+    await until(lambda: writer_of(ledger)._transport is None)
+    monkeypatch.setattr(WriterProcess, "data_received", heard)
     receipts = await asyncio.gather(*waiting)
     assert [receipt.index for receipt in receipts] == [1, 2, 3, 4, 5]
     assert ledger.open_intents() == {receipt.event_id: receipt.index for receipt in receipts}
@@ -155,6 +156,19 @@ async def test_what_never_reached_the_file_is_refused_and_its_outcomes_are_kept(
     assert outcome.body["closes"] == intent.event_id
     assert outcome.body["late"] is True
     assert len(ledger.read(kinds=["intent"])) == 1
+    assert_sound(ledger, settings)
+
+
+async def test_a_record_that_comes_before_the_next_writer_is_ready_is_not_taken_for_sent(
+    ledger: SqliteLedger, settings: AuditSettings
+) -> None:
+    kill(ledger)
+    await until(lambda: ledger.trouble == "writer_lost")
+    await until(lambda: writer_of(ledger)._transport is not None)  # there, and not yet through with opening
+    ledger._mend()
+    await until(lambda: ledger.is_writable and not ledger.waiting)
+    receipts = await asyncio.gather(*(ledger.append("note", {}) for _ in range(20)))
+    assert len({receipt.index for receipt in receipts}) == 20
     assert_sound(ledger, settings)
 
 
