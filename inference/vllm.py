@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp.hdrs import CONTENT_TYPE
 from yarl import URL
 
-from inference.backend import BackendReply, BackendRequest, Usage
+from inference.backend import OK, BackendReply, BackendRequest, Usage
 from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout, BackendUnavailable
 from inference.openai_http.connections import Connections, Response
 from inference.openai_http.heads import Heads, answered, asking
@@ -68,9 +68,9 @@ class VllmBackend:
         outgoing = self._preparer.prepare(request)
         exchange.response = response = await self._head(request, outgoing, first_byte)
         usage = Usage()
-        if response.status != HTTPStatus.OK or not is_stream(response):
+        if response.status != OK or not is_stream(response):
             body = await self._whole(response, deadline)
-            if response.status != HTTPStatus.OK:
+            if response.status != OK:
                 self._raise_fault(response, body)
             note_usage(body, usage)
             return self._lend(request, response, Whole(body), usage)
@@ -105,7 +105,7 @@ class VllmBackend:
         except (*CONNECTION_FAILURES, BackendError):
             return False
         response.close()
-        return response.status == HTTPStatus.OK
+        return response.status == OK
 
     async def aclose(self) -> None:
         self._closed = True
@@ -241,7 +241,7 @@ async def _chained(first: bytes, more: AsyncGenerator[bytes]) -> AsyncGenerator[
 
 
 def is_stream(response: Response) -> bool:
-    return response.headers.get(CONTENT_TYPE, "").partition(";")[0].strip().lower() == EVENT_STREAM
+    return response.headers.get(CONTENT_TYPE, "").lower().startswith(EVENT_STREAM)
 
 
 def _error_before_head(error: Exception, late: str) -> BackendError:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from types import TracebackType
 from typing import Any
 
 from msgspec.structs import replace
 
 from controlplane.adaptation.calls import ModelCalls
-from inference.backend import Backend, BackendReply, BackendRequest
+from inference.backend import CLIENT_ERRORS, SERVER_ERRORS, Backend, BackendReply, BackendRequest
 from inference.errors import BackendBroke, BackendError, BackendTimeout, BackendUnavailable
 
 ABOUT_THE_MODEL = frozenset({"GetModelMetadata", "GetModelStatus", "models"})
@@ -101,7 +100,7 @@ class _Exchange(AbstractAsyncContextManager[BackendReply]):
             reply = await self._enter(self._layer.lighter[request.target], request)
         except BackendError:
             return None
-        if reply.status >= HTTPStatus.BAD_REQUEST:
+        if reply.status >= CLIENT_ERRORS:
             await self._opened.__aexit__(None, None, None)
             return None
         return replace(reply, rung="lighter", served_by=reply.served_by or request.target)
@@ -116,9 +115,9 @@ class _Exchange(AbstractAsyncContextManager[BackendReply]):
                 calls.failed(request.target, self._layer.now())
             raise
         now_s = self._layer.now()
-        if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        if reply.status >= SERVER_ERRORS:
             calls.failed(request.target, now_s)
-        elif reply.status < HTTPStatus.BAD_REQUEST and request.operation not in ABOUT_THE_MODEL:
+        elif reply.status < CLIENT_ERRORS and request.operation not in ABOUT_THE_MODEL:
             calls.answered(request.target, now_s - started_s, now_s)
         return reply
 

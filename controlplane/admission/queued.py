@@ -9,14 +9,13 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from http import HTTPStatus
 from types import TracebackType
 
 from msgspec.structs import replace
 
 from controlplane.admission.gate import Gate, ticket_for
 from controlplane.admission.line import Standing, Ticket
-from inference.backend import Backend, BackendReply, BackendRequest
+from inference.backend import CLIENT_ERRORS, Backend, BackendReply, BackendRequest
 from inference.errors import BackendError, BackendTimeout, BackendUnavailable
 
 OVERLOADED = "overloaded"
@@ -65,7 +64,7 @@ class _Passage(AbstractAsyncContextManager[BackendReply]):
                 gate.complained(now_s)
             gate.leave(now_s - entered_s, now_s, self._ticket)
             raise
-        if reply.rung == "primary" and reply.status < HTTPStatus.BAD_REQUEST:
+        if reply.rung == "primary" and reply.status < CLIENT_ERRORS:
             now_s = layer.now()
             gate.answered(now_s - entered_s, now_s)
         return reply

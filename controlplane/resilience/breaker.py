@@ -87,6 +87,7 @@ class Cause(StrEnum):
     PROBES_FAILED = "probes_failed"
 
 
+CLOSED = State.CLOSED
 SUCCEEDED, ABANDONED = Verdict.SUCCEEDED, Verdict.ABANDONED
 FAILURES = (Verdict.FAILED, Verdict.UNREACHABLE, Verdict.SILENT, Verdict.STALLED)
 
@@ -168,7 +169,7 @@ class CircuitBreaker:
 
     def admit(self, now_s: float) -> Permit | None:
         """Leave to call now; None when the call must not go out."""
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             return self._ordinary
         if self.state is State.OPEN and now_s >= self._until_s:
             self._apply(Event.COOLED_DOWN, Cause.COOLED_DOWN, now_s)

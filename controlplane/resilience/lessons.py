@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
+from inference.backend import CLIENT_ERRORS, SERVER_ERRORS
 from inference.errors import BackendError, BackendRejected
 
 
@@ -27,7 +28,6 @@ class Verdict(StrEnum):
 
 
 SUCCEEDED, NOTHING, FAILED = Verdict.SUCCEEDED, Verdict.TAUGHT_NOTHING, Verdict.FAILED
-CLIENT_ERRORS, SERVER_ERRORS = 400, 500
 
 LESSONS: Mapping[str, Verdict] = MappingProxyType(
     {

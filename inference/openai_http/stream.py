@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from inference.backend import Usage
+from inference.backend import CLIENT_ERRORS, SERVER_ERRORS, Usage
 from inference.errors import BackendBroke
 from inference.openai_http.outgoing import Outgoing
-from inference.openai_http.wire import CLIENT_ERRORS, SERVER_ERRORS, ReplyFields, UsageFields, message_in, read_reply
+from inference.openai_http.wire import ReplyFields, UsageFields, message_in, read_reply
 from inference.sse import EventTooLong, WholeEvents, read_event, split_events
 
 DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]\s*$")

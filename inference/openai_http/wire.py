@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from inference.backend import Usage
+from inference.backend import CLIENT_ERRORS, OK, SERVER_ERRORS, Usage
 from inference.errors import BackendBroke, BackendError, BackendRejected, BackendUnavailable
 
 OPERATIONS: Mapping[str, tuple[str, str]] = {
@@ -24,7 +24,7 @@ OPERATIONS: Mapping[str, tuple[str, str]] = {
 """The whole of the server that callers may reach. vLLM serves other paths without asking for its key."""
 
 DETAIL_LIMIT = 500
-OK, REDIRECTS, CLIENT_ERRORS, SERVER_ERRORS = 200, 300, 400, 500
+REDIRECTS = 300
 
 
 class TokenDetails(msgspec.Struct):

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from types import TracebackType
 
-from inference.backend import Backend, BackendReply, BackendRequest
+from inference.backend import CLIENT_ERRORS, Backend, BackendReply, BackendRequest
 from inference.errors import BackendError, BackendRejected
 from inference.leaving import leave
 from inference.routing.health import Event, ReplicaHealth
@@ -198,7 +197,7 @@ class _Loan(AbstractAsyncContextManager[BackendReply]):
 
     def _lent(self, reply: BackendReply) -> BackendReply:
         replica, self._owes = self._replica, False
-        if reply.status < HTTPStatus.BAD_REQUEST:
+        if reply.status < CLIENT_ERRORS:
             now_s = self._now()
             replica.progress.pay(now_s)
             if self._lease:
