@@ -64,9 +64,12 @@ class LoadMetrics(Inventory):
         self._adaptation_level.child(rule, target).set(level)
         self._adaptation_transitions.child(rule, direction).inc()
 
-    @fails_open
     def observe_behaviour(self, *, rule: str, answer: str, mode: str, change: str) -> None:
-        self._behaviour.child(rule, answer, mode, change).inc()
+        """An agent that does too much is found out with every call."""
+        try:
+            self._behaviour[rule, answer, mode, change].inc()
+        except Exception as error:  # noqa: BLE001  see fails_open
+            self.broke("metrics", error)
 
     @fails_open
     def observe_behaviour_memory(self, *, agents: int, unknown_rules: int) -> None:
