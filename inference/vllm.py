@@ -1,6 +1,6 @@
 """A backend for vLLM and every other server that speaks the OpenAI HTTP protocol.
 
-Connections are kept; no cookies, no redirects, no path that a caller chose. The reply is lent out only when its first
+One pooled session; no cookies, no redirects, no path that a caller chose. The reply is lent out only when its first
 bytes are here: until then a failure is still an error that somebody can answer otherwise. Leaving the context closes
 the connection, which is how such a server learns to stop generating. Retries nothing.
 """
@@ -8,6 +8,7 @@ the connection, which is how such a server learns to stop generating. Retries no
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
@@ -16,21 +17,23 @@ from typing import Any, NamedTuple
 
 import aiohttp
 from aiohttp.hdrs import CONTENT_TYPE
+from aiohttp.payload import BytesPayload
 from yarl import URL
 
 from inference.backend import OK, BackendReply, BackendRequest, Usage
 from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout, BackendUnavailable
-from inference.openai_http.connections import Connections, Response
-from inference.openai_http.heads import Heads, answered, asking
+from inference.openai_http.heads import answered, sent
 from inference.openai_http.outgoing import Outgoing, Preparer, Rules, salt_key_in
 from inference.openai_http.settings import VllmSettings
 from inference.openai_http.stream import ReplyStream
-from inference.openai_http.wire import fault_of, note_usage
+from inference.openai_http.wire import OPERATIONS, fault_of, note_usage
 from inference.whole import Whole
 
 CONNECTION_FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 EVENT_STREAM = "text/event-stream"
 PROBE_TIMEOUT_S = 2.0
+LARGE_BODY_BYTES = 2**20
+NO_NAME = ("User-Agent",)
 
 
 class Limit(NamedTuple):
@@ -41,7 +44,7 @@ class Limit(NamedTuple):
 
 
 class VllmBackend:
-    """One server. ``aclose`` it when done; its connections are made by the first call, inside the running loop.
+    """One server. ``aclose`` it when done; the session is made by the first call, inside the running loop.
 
     ``adapters`` are the names that it may know besides its model's.
     """
@@ -50,9 +53,10 @@ class VllmBackend:
         self._settings, self._rules = settings, _rules(settings, adapters)
         self._preparer = Preparer(self._rules)
         base = str(settings.base_url).rstrip("/")
-        self._heads, self._origin = Heads(base), URL(base).origin()
+        self._targets = {name: (method, URL(f"{base}/{path}")) for name, (method, path) in OPERATIONS.items()}
+        self._health = URL(base).origin().with_path(settings.health_path)
         self._api_key: str | None = None
-        self._connections: Connections | None = None
+        self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
     def send(self, request: BackendRequest) -> AbstractAsyncContextManager[BackendReply]:
@@ -60,8 +64,7 @@ class VllmBackend:
         return _Exchange(self, request)
 
     async def _begin(self, request: BackendRequest, exchange: _Exchange) -> BackendReply:
-        settings, connections = self._settings, self._opened()
-        now_s = connections.now()
+        settings, now_s = self._settings, asyncio.get_running_loop().time()
         deadline = first_byte = Limit(now_s + min(request.timeout_s, settings.total_timeout_s), "deadline")
         if request.streams:
             first_byte = min(deadline, Limit(now_s + settings.first_byte_timeout_s, "first_byte_timeout"))
@@ -86,7 +89,7 @@ class VllmBackend:
         return self._lend(request, response, chunks, usage)
 
     def _lend(
-        self, request: BackendRequest, response: Response, chunks: AsyncGenerator[bytes], usage: Usage
+        self, request: BackendRequest, response: aiohttp.ClientResponse, chunks: AsyncGenerator[bytes], usage: Usage
     ) -> BackendReply:
         return BackendReply(
             status=response.status,
@@ -98,33 +101,39 @@ class VllmBackend:
 
     async def is_alive(self) -> bool:
         """Whether the HTTP server answers. Says little: vLLM answers while asleep, paused or with a frozen worker."""
-        head = asking(self._origin.with_path(self._settings.health_path))
         try:
-            connections = self._opened()
-            response = await connections.ask(head, b"", connections.now() + PROBE_TIMEOUT_S)
+            async with asyncio.timeout(PROBE_TIMEOUT_S), self._opened().get(self._health) as response:
+                return response.status == OK
         except (*CONNECTION_FAILURES, BackendError):
             return False
-        response.close()
-        return response.status == OK
 
     async def aclose(self) -> None:
         self._closed = True
-        if self._connections is not None:
-            await self._connections.aclose()
+        if self._session is not None:
+            await self._session.close()
 
-    async def _head(self, request: BackendRequest, outgoing: Outgoing, limit: Limit) -> Response:
+    async def _head(self, request: BackendRequest, outgoing: Outgoing, limit: Limit) -> aiohttp.ClientResponse:
         """Send and wait for the head. A streamed reply's head comes with its first event, a plain one's at its end."""
         try:
-            head = self._heads.of(request, self._key(), len(outgoing.body))
+            method, url = self._targets[request.operation]
         except KeyError:
             raise BackendRejected("unknown_operation", f"no operation {request.operation!r}") from None
+        headers, session = sent(request, self._key()), self._opened()
         try:
-            return await self._opened().ask(head, outgoing.body, limit.at_s)
+            async with asyncio.timeout_at(limit.at_s):
+                return await session.request(
+                    method,
+                    url,
+                    data=_payload(outgoing.body),
+                    headers=headers,
+                    skip_auto_headers=NO_NAME,
+                    allow_redirects=False,
+                )
         except CONNECTION_FAILURES as error:
             raise _error_before_head(error, limit.reason) from error
 
     async def _events(
-        self, response: Response, stream: ReplyStream, limit: Limit, deadline: Limit
+        self, response: aiohttp.ClientResponse, stream: ReplyStream, limit: Limit, deadline: Limit
     ) -> AsyncGenerator[bytes]:
         """The streamed body, whole events at a time; ``limit`` holds until the first bytes are here."""
         now, stall_s = asyncio.get_running_loop().time, self._settings.stall_timeout_s
@@ -136,9 +145,9 @@ class VllmBackend:
         if rest := stream.end():
             yield rest
 
-    async def _whole(self, response: Response, deadline: Limit) -> bytes:
+    async def _whole(self, response: aiohttp.ClientResponse, deadline: Limit) -> bytes:
         body, most = await _read(response, deadline), self._settings.max_reply_bytes
-        if len(body) <= most and response.has_ended:
+        if len(body) <= most and response.content.at_eof():
             return body
         parts = bytearray(body)
         while len(parts) <= most:
@@ -147,7 +156,7 @@ class VllmBackend:
             parts += part
         raise BackendBroke("reply_too_large", f"more than {most} bytes")
 
-    def _raise_fault(self, response: Response, body: bytes) -> None:
+    def _raise_fault(self, response: aiohttp.ClientResponse, body: bytes) -> None:
         if response.status == HTTPStatus.UNAUTHORIZED:
             self._api_key = None  # perhaps the file holds a newer one by now
         if (fault := fault_of(response.status, response.headers, body)) is not None:
@@ -165,17 +174,21 @@ class VllmBackend:
             raise BackendUnavailable("credential_missing", "the file holds something else than a key")
         return self._api_key
 
-    def _opened(self) -> Connections:
+    def _opened(self) -> aiohttp.ClientSession:
         if self._closed:
             raise BackendUnavailable("closed", "this backend has been closed")
-        if self._connections is None:
-            self._connections = Connections(
-                self._origin,
-                limit=self._settings.max_connections,
-                keepalive_s=self._settings.keepalive_s,
-                connect_timeout_s=self._settings.connect_timeout_s,
+        if self._session is None:
+            settings = self._settings
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=settings.max_connections, keepalive_timeout=settings.keepalive_s),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, connect=settings.connect_timeout_s, sock_connect=settings.connect_timeout_s
+                ),
+                auto_decompress=False,
+                trust_env=False,
             )
-        return self._connections
+        return self._session
 
 
 class _Exchange(AbstractAsyncContextManager[BackendReply]):
@@ -185,7 +198,7 @@ class _Exchange(AbstractAsyncContextManager[BackendReply]):
 
     def __init__(self, backend: VllmBackend, request: BackendRequest) -> None:
         self._backend, self._request = backend, request
-        self.response: Response | None = None
+        self.response: aiohttp.ClientResponse | None = None
         self.events: AsyncGenerator[bytes] | None = None
         self.chunks: AsyncGenerator[bytes] | None = None  # of ``events``; never started, it would not close them
 
@@ -224,9 +237,14 @@ def _rules(settings: VllmSettings, adapters: Callable[[], Collection[str]]) -> R
     )
 
 
-async def _read(response: Response, limit: Limit) -> bytes:
+async def _read(response: aiohttp.ClientResponse, limit: Limit) -> bytes:
+    """What has arrived, b"" at the end. Sets a timer only when there is something to wait for."""
+    content = response.content
     try:
-        return await response.read(limit.at_s)
+        if (arrived := content.read_nowait()) or content.at_eof():
+            return arrived
+        async with asyncio.timeout_at(limit.at_s):
+            return await content.readany()
     except TimeoutError as error:
         raise BackendTimeout(limit.reason) from error
     except CONNECTION_FAILURES as error:
@@ -240,7 +258,15 @@ async def _chained(first: bytes, more: AsyncGenerator[bytes]) -> AsyncGenerator[
         yield chunk
 
 
-def is_stream(response: Response) -> bool:
+def _payload(body: bytes) -> bytes | BytesPayload | None:
+    if len(body) <= LARGE_BODY_BYTES:
+        return body or None
+    with warnings.catch_warnings():  # aiohttp would rather have a file; a door has bounded this body already
+        warnings.simplefilter("ignore", ResourceWarning)
+        return BytesPayload(body)
+
+
+def is_stream(response: aiohttp.ClientResponse) -> bool:
     return response.headers.get(CONTENT_TYPE, "").lower().startswith(EVENT_STREAM)
 
 

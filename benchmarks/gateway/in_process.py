@@ -35,14 +35,21 @@ PATH = "/v1/chat/completions"
 
 
 class Answer:
-    """As much of a response as a backend looks at."""
+    """As much of aiohttp's response and its content as a backend looks at."""
 
-    status, has_ended = 200, True
+    content_type, status = "application/json", 200
     headers: Mapping[str, str] = {}
     raw_headers = ((b"Content-Type", b"application/json"), (b"Content-Length", str(len(ANSWER)).encode()))
 
-    async def read(self, until_s: float) -> bytes:  # noqa: ARG002  it is here already
-        return ANSWER
+    def __init__(self) -> None:
+        self.content, self.unread = self, ANSWER
+
+    def read_nowait(self) -> bytes:
+        unread, self.unread = self.unread, b""
+        return unread
+
+    def at_eof(self) -> bool:
+        return not self.unread
 
     def close(self) -> None:
         """Nothing is open."""
