@@ -1,9 +1,9 @@
 """Awaited durable appends: records/s, latency and CPU per record at several concurrencies, with the machine's load.
 
-    python benchmarks/ledger.py [--gather-ms 0 1] [--seconds 3] [--folder DIR]
+    python benchmarks/ledger.py [--writer process thread] [--gather-ms 0 1] [--seconds 3] [--folder DIR]
 
-Each caller appends an intent and then its outcome, as a governed call does, and waits for both. CPU is that of the
-whole process, system time of the fsync included. Run it on the disk that will hold the ledger.
+Each caller appends an intent and then its outcome, as a governed call does, and waits for both. CPU is that of this
+process and that of the writer's, system time of the fsync included. Run it on the disk that will hold the ledger.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import asyncio
 import os
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from audit import AuditSettings, SqliteLedger, new_event_id
 from audit.verify import verify
 
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 INTENT: dict[str, Any] = {
     "principal": {
         "subject": "agent-7f3a",
@@ -67,14 +69,26 @@ async def measure(settings: AuditSettings, callers: int, seconds: float) -> str:
                 await ledger.append(kind, body, **pairing)
                 waits_ms.append((time.perf_counter() - began) * 1000)
 
-    cpu, wall, first = time.process_time(), time.perf_counter(), ledger.head.size
+    here, beside, wall, first = time.process_time(), cpu_of(children()), time.perf_counter(), ledger.head.size
     await asyncio.gather(*(caller() for _ in range(callers)))
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    here, beside, wall = time.process_time() - here, cpu_of(children()) - beside, time.perf_counter() - wall
     count = ledger.head.size - first
     await ledger.close()
     waits_ms.sort()
     median, tail = waits_ms[len(waits_ms) // 2], waits_ms[len(waits_ms) * 99 // 100]
-    return f"{count / wall:>10,.0f} {median:>9.2f} {tail:>9.2f} {cpu / count * 1e6:>12.0f} {os.getloadavg()[0]:>7.2f}"
+    spent = f"{here / count * 1e6:>12.0f} {beside / count * 1e6:>8.0f}"
+    return f"{count / wall:>10,.0f} {median:>9.2f} {tail:>9.2f} {spent} {os.getloadavg()[0]:>7.2f}"
+
+
+def children() -> list[str]:
+    """Ids of the processes that this one has started."""
+    return Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+
+
+def cpu_of(processes: list[str]) -> float:
+    """User and system time so far, seconds."""
+    fields = [Path("/proc", pid, "stat").read_text().rpartition(")")[2].split() for pid in processes]
+    return sum(int(user) + int(system) for *_, user, system in (each[:13] for each in fields)) / TICKS_PER_S
 
 
 def check(settings: AuditSettings) -> str:
@@ -86,19 +100,25 @@ def check(settings: AuditSettings) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--writer", choices=["process", "thread"], nargs="+", default=["process", "thread"])
     parser.add_argument("--gather-ms", type=float, nargs="+", default=[0.0, 1.0])
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--folder", type=Path, default=Path())
     options = parser.parse_args()
-    print("gather ms  callers  records/s    p50 ms    p99 ms  CPU us/rec    load")
-    for gather_ms in options.gather_ms:
+    print("writer   gather ms  callers  records/s    p50 ms    p99 ms  CPU us/rec  writer's    load")
+    for writer, gather_ms in product(options.writer, options.gather_ms):
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             settings = AuditSettings(
-                path=Path(folder, "ledger.sqlite"), signing_key=Path(folder, "signing.key"), gather_ms=gather_ms
+                path=Path(folder, "ledger.sqlite"),
+                signing_key=Path(folder, "signing.key"),
+                writer=writer,
+                gather_ms=gather_ms,
             )
             for callers in options.concurrency:
-                print(f"{gather_ms:>9} {callers:>8}", asyncio.run(measure(settings, callers, options.seconds)))
+                print(
+                    f"{writer:<8} {gather_ms:>9} {callers:>8}", asyncio.run(measure(settings, callers, options.seconds))
+                )
             print(check(settings))
 
 
