@@ -118,7 +118,8 @@ class DoorEndpoint:
                 last = await self._pass_on(admission, reply, exchange)
             if not strict:
                 await exchange.end(last)
-        await exchange.end(last)
+        if strict:
+            await exchange.end(last)
 
     async def _pass_on(self, admission: Admission, reply: BackendReply, exchange: Exchange) -> bytes:
         """Send what comes as it comes; of a call with effects all but its last chunk, which is returned."""
@@ -192,11 +193,10 @@ class Exchange:
     def body(self, chunk: bytes) -> Awaitable[None]:
         return self.send({"type": "http.response.body", "body": chunk, "more_body": True})
 
-    async def end(self, last: bytes = b"") -> None:
-        if not self.ended:
-            self.ended = True
-            self.before_end()
-            await self.send({"type": "http.response.body", "body": last, "more_body": False})
+    def end(self, last: bytes = b"") -> Awaitable[None]:
+        self.ended = True
+        self.before_end()
+        return self.send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def answer(self, response: Response) -> None:
         await self.start(response.status_code, response.raw_headers)

@@ -75,7 +75,7 @@ def examined(headers: list[tuple[bytes, bytes]]) -> tuple[str, int | None]:
         return "duplicate_header", None
     if b"transfer-encoding" in fields and not all(is_chunked(*header) for header in headers):
         return "transfer_encoding", None
-    if fields.get(b"content-encoding", IDENTITY).strip().lower() != IDENTITY:
+    if b"content-encoding" in fields and fields[b"content-encoding"].strip().lower() != IDENTITY:
         return "content_encoding", None
     length = fields.get(b"content-length", b"")
     return "" if b"host" in fields else "missing_host", int(length) if length.isdigit() else None
