@@ -22,6 +22,7 @@ from yarl import URL
 
 from inference.backend import OK, BackendReply, BackendRequest, Usage
 from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout, BackendUnavailable
+from inference.openai_http.deadlines import Deadlines
 from inference.openai_http.heads import answered, sent
 from inference.openai_http.outgoing import Outgoing, Preparer, Rules, salt_key_in
 from inference.openai_http.settings import VllmSettings
@@ -57,6 +58,7 @@ class VllmBackend:
         self._health = URL(base).origin().with_path(settings.health_path)
         self._api_key: str | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._deadlines = Deadlines()
         self._closed = False
 
     def send(self, request: BackendRequest) -> AbstractAsyncContextManager[BackendReply]:
@@ -109,6 +111,7 @@ class VllmBackend:
 
     async def aclose(self) -> None:
         self._closed = True
+        self._deadlines.close()
         if self._session is not None:
             await self._session.close()
 
@@ -119,16 +122,16 @@ class VllmBackend:
         except KeyError:
             raise BackendRejected("unknown_operation", f"no operation {request.operation!r}") from None
         headers, session = sent(request, self._key()), self._opened()
+        head = session.request(
+            method,
+            url,
+            data=_payload(outgoing.body),
+            headers=headers,
+            skip_auto_headers=None if "user-agent" in headers else NO_NAME,  # skipping costs 2 us
+            allow_redirects=False,
+        )
         try:
-            async with asyncio.timeout_at(limit.at_s):
-                return await session.request(
-                    method,
-                    url,
-                    data=_payload(outgoing.body),
-                    headers=headers,
-                    skip_auto_headers=NO_NAME,
-                    allow_redirects=False,
-                )
+            return await self._deadlines.within(limit.at_s, head)
         except CONNECTION_FAILURES as error:
             raise _error_before_head(error, limit.reason) from error
 
@@ -137,7 +140,7 @@ class VllmBackend:
     ) -> AsyncGenerator[bytes]:
         """The streamed body, whole events at a time; ``limit`` holds until the first bytes are here."""
         now, stall_s = asyncio.get_running_loop().time, self._settings.stall_timeout_s
-        while chunk := await _read(response, limit):
+        while chunk := await self._read(response, limit):
             if ready := stream.feed(chunk):
                 yield ready
             stream.check()
@@ -146,15 +149,27 @@ class VllmBackend:
             yield rest
 
     async def _whole(self, response: aiohttp.ClientResponse, deadline: Limit) -> bytes:
-        body, most = await _read(response, deadline), self._settings.max_reply_bytes
+        body, most = await self._read(response, deadline), self._settings.max_reply_bytes
         if len(body) <= most and response.content.at_eof():
             return body
         parts = bytearray(body)
         while len(parts) <= most:
-            if not (part := await _read(response, deadline)):
+            if not (part := await self._read(response, deadline)):
                 return bytes(parts)
             parts += part
         raise BackendBroke("reply_too_large", f"more than {most} bytes")
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: Limit) -> bytes:
+        """What has arrived, b"" at the end. Sets a deadline only when there is something to wait for."""
+        content = response.content
+        try:
+            if (arrived := content.read_nowait()) or content.at_eof():
+                return arrived
+            return await self._deadlines.within(limit.at_s, content.readany())
+        except TimeoutError as error:
+            raise BackendTimeout(limit.reason) from error
+        except CONNECTION_FAILURES as error:
+            raise BackendBroke("cut", f"the connection broke while answering: {error}") from error
 
     def _raise_fault(self, response: aiohttp.ClientResponse, body: bytes) -> None:
         if response.status == HTTPStatus.UNAUTHORIZED:
@@ -221,8 +236,8 @@ class _Exchange(AbstractAsyncContextManager[BackendReply]):
             if self.events is not None:
                 await self.events.aclose()
         finally:
-            if self.response is not None:
-                self.response.close()  # gives nothing back that has ended well, and hangs up on everything else
+            if self.response is not None and not self.response.closed:  # it is, once all of it has come
+                self.response.close()
 
 
 def _rules(settings: VllmSettings, adapters: Callable[[], Collection[str]]) -> Rules:
@@ -235,20 +250,6 @@ def _rules(settings: VllmSettings, adapters: Callable[[], Collection[str]]) -> R
         model=settings.served_model,
         adapters=adapters,
     )
-
-
-async def _read(response: aiohttp.ClientResponse, limit: Limit) -> bytes:
-    """What has arrived, b"" at the end. Sets a timer only when there is something to wait for."""
-    content = response.content
-    try:
-        if (arrived := content.read_nowait()) or content.at_eof():
-            return arrived
-        async with asyncio.timeout_at(limit.at_s):
-            return await content.readany()
-    except TimeoutError as error:
-        raise BackendTimeout(limit.reason) from error
-    except CONNECTION_FAILURES as error:
-        raise BackendBroke("cut", f"the connection broke while answering: {error}") from error
 
 
 async def _chained(first: bytes, more: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:

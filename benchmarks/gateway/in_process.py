@@ -37,7 +37,7 @@ PATH = "/v1/chat/completions"
 class Answer:
     """As much of aiohttp's response and its content as a backend looks at."""
 
-    content_type, status = "application/json", 200
+    status, closed = 200, True
     headers: Mapping[str, str] = {}
     raw_headers = ((b"Content-Type", b"application/json"), (b"Content-Length", str(len(ANSWER)).encode()))
 
@@ -50,9 +50,6 @@ class Answer:
 
     def at_eof(self) -> bool:
         return not self.unread
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 async def answered(*_: object) -> Answer:
