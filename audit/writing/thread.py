@@ -43,7 +43,7 @@ class WriterThread(threading.Thread):
         self._writer.run()
 
     def take(self) -> list[Pending]:
-        if self._task.gather_s and not self._queue.empty():
+        if self._queue.qsize() > 1 and self._task.gather_s:  # one alone may be the only caller's next
             time.sleep(self._task.gather_s)  # callers overlap: one commit for more of them costs each of them less
         item = self._queue.get()
         taken: list[Pending] = []
