@@ -23,7 +23,8 @@ from audit.writing import wire
 from audit.writing.records import Batch, Listener, Opened, Pending, Task
 
 PROGRAM = "audit.writing.main"
-LOST = "writer_lost"
+LOST, FENCED = "writer_lost", "fenced"
+LONGEST_WAIT_S = 5.0  # between two attempts to begin anew
 _decode = msgspec.msgpack.Decoder(wire.FromWriter).decode
 
 
@@ -35,10 +36,11 @@ class WriterProcess(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._sent: deque[Pending] = deque()
         self._unsaid: list[bytes] = []
-        self._size: int | None = None  # of the ledger as far as it is known here; None until it was opened
+        self._head: LedgerHead | None = None  # of the ledger as far as it is known here; None until it was opened
         self._is_open = self._is_stopping = self._is_fenced = False
         self._child: subprocess.Popen[bytes] | None = None
         self._transport: asyncio.WriteTransport | None = None
+        self._failures = 0
         self._retry: asyncio.TimerHandle | None = None
         self._starting: asyncio.Task[None] | None = None
 
@@ -68,7 +70,7 @@ class WriterProcess(asyncio.Protocol):
         if self._is_open:  # else it waits for the fate of what was sent before, and shares it
             self._say(_put(item))
         elif self._is_fenced:
-            self._loop.call_soon(self._settle_lost, "fenced", ())
+            self._loop.call_soon(self._settle_lost, FENCED, ())
 
     def drop(self) -> None:
         if self._is_open:
@@ -92,7 +94,7 @@ class WriterProcess(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.WriteTransport", transport)
         self._unsaid.clear()
-        self._say(_begin(self._task, self._size))
+        self._say(_begin(self._task, None if self._head is None else self._head.size))
         if self._is_stopping:
             self._say(wire.End())
 
@@ -115,12 +117,30 @@ class WriterProcess(asyncio.Protocol):
             self._child = None
         if self._is_stopping:
             self._listener.ended()
-        elif self._size is None:
+        elif self._head is None:
             self._refuse(wire.Refused("unavailable", LOST))
             self._listener.ended()
         elif not self._is_fenced:
             self._listener.failed(LOST)
-            self._retry = self._loop.call_later(self._task.retry_s, self._start_again)
+            self._begin_later()
+
+    def _begin_later(self) -> None:
+        """Again and again, ever more rarely: each attempt costs the start of a process."""
+        wait_s = min(self._task.retry_s * 2**self._failures, LONGEST_WAIT_S)
+        self._failures += 1
+        self._retry = self._loop.call_later(wait_s, self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        self._starting = self._loop.create_task(self._begun_anew())
+
+    async def _begun_anew(self) -> None:
+        try:
+            await self.start()
+        except OSError:
+            if self._is_stopping:
+                self._listener.ended()
+            else:
+                self._begin_later()
 
     def _say(self, message: wire.ToWriter) -> None:
         """Everything that is said in one turn of the loop leaves together."""
@@ -136,19 +156,25 @@ class WriterProcess(asyncio.Protocol):
     # What the writer says
 
     def _open(self, said: wire.Opened) -> None:
-        head = LedgerHead(said.size, said.root, said.checkpoint)
-        before, self._size = self._size, said.size
-        known = {item.event_id for item in self._sent}
-        self._is_open = before is None or all(event_id in known for event_id, _ in said.newer)
-        if before is None:
-            self._listener.opened(Opened(head, said.intents, said.verifier_key, said.newer))
-        elif self._is_open:
-            self._settle_lost(LOST, said.newer, before, head)
-        else:  # somebody else wrote meanwhile: nothing of ours may follow
+        known, self._head = self._head, LedgerHead(said.size, said.root, said.checkpoint)
+        if known is None:
+            self._is_open = True
+            self._listener.opened(Opened(self._head, said.intents, said.verifier_key, said.newer))
+        elif self._goes_on_from(known, said):
+            self._is_open, self._failures = True, 0
+            self._settle_lost(LOST, said.newer, known.size, self._head)
+        else:  # the file is another, or somebody else wrote meanwhile: nothing of ours may follow
             self._is_fenced = True
-            self._listener.failed("fenced")
-            self._settle_lost("fenced", ())
+            self._listener.failed(FENCED)
+            self._settle_lost(FENCED, ())
             self.abandon()
+
+    def _goes_on_from(self, known: LedgerHead, said: wire.Opened) -> bool:
+        """Whether the log is the one that was known, with nothing after it but what was sent from here."""
+        if not said.newer:
+            return (said.size, said.root) == (known.size, known.root)
+        sent = {item.event_id for item in self._sent}
+        return said.size == known.size + len(said.newer) and all(event_id in sent for event_id, _ in said.newer)
 
     def _settle(self, said: wire.Settled) -> None:
         taken, unwritten = [self._sent.popleft() for _ in range(said.taken)], set(said.unwritten)
@@ -156,8 +182,7 @@ class WriterProcess(asyncio.Protocol):
             item.is_unwritten = place in unwritten
         written = [item for item in taken if not item.is_unwritten]
         head = None if said.size is None else LedgerHead(said.size, said.root, said.checkpoint)
-        if said.size is not None:
-            self._size = said.size
+        self._head = head or self._head
         self._listener.settled(Batch(taken, written, said.leaves, said.first, head, said.reason))
 
     def _settle_lost(
@@ -177,20 +202,11 @@ class WriterProcess(asyncio.Protocol):
         self._listener.settled(Batch(taken, written, leaves, first, head if newer else None, reason))
 
     def _refuse(self, refused: wire.Refused) -> None:
-        if self._size is None:
+        if self._head is None:
             self._listener.refused(wire.error_of(refused))
         else:  # begun anew, and the store cannot be had: the end of the connection brings the next attempt
             error = wire.error_of(refused)
             self._listener.failed(error.reason if isinstance(error, AuditUnavailable) else "io_error")
-
-    def _start_again(self) -> None:
-        self._starting = self._loop.create_task(self._restart())
-
-    async def _restart(self) -> None:
-        try:
-            await self.start()
-        except OSError:
-            self._retry = self._loop.call_later(self._task.retry_s, self._start_again)
 
 
 def _begin(task: Task, since: int | None) -> wire.Begin:

@@ -62,6 +62,8 @@ class Writer:
         task = self._task
         self._lock()
         is_new = not task.path.exists() or task.path.stat().st_size == 0
+        if is_new and task.since is not None:
+            raise AuditUnavailable("file_replaced")
         self._signer = load_signer(task.signing_key, task.origin, create=is_new)
         self._store.open()
         self._frontier, head = trusted_head(self._store, self._signer)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -198,13 +200,68 @@ async def test_a_ledger_whose_writer_hangs_is_closed_all_the_same(tmp_path: Path
     await until(lambda: writer_of(ledger).pid is None)
 
 
+async def taken_away(ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer dies and cannot be begun anew for now."""
+    monkeypatch.setattr(process, "PROGRAM", "audit.no_such_program")
+    kill(ledger)
+    await until(lambda: ledger.trouble == "writer_lost")
+
+
+async def test_a_file_that_is_gone_when_the_writer_is_back_is_not_begun_anew(
+    ledger: SqliteLedger, settings: AuditSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await taken_away(ledger, monkeypatch)
+    kept = settings.path.rename(settings.path.with_name("kept"))
+    for left in settings.path.parent.glob("ledger.sqlite-*"):
+        left.rename(left.with_name(left.name.replace("ledger.sqlite", "kept")))
+    monkeypatch.undo()
+    await until(lambda: ledger.trouble == "file_replaced")
+    assert not settings.path.exists()
+    with pytest.raises(AuditUnavailable):
+        await ledger.append("intent", {}, opens=True)
+    for left in settings.path.parent.glob("kept*"):
+        left.rename(left.with_name(left.name.replace("kept", "ledger.sqlite")))
+    assert not kept.exists()
+    await until(lambda: ledger.is_writable)
+    await ledger.append("note", {})
+    assert_sound(ledger, settings)
+
+
+async def test_an_older_copy_of_the_file_fences(
+    ledger: SqliteLedger, settings: AuditSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older_path = settings.path.with_name("older")
+    with closing(sqlite3.connect(settings.path)) as source, closing(sqlite3.connect(older_path)) as older:
+        source.backup(older)
+    await ledger.append("note", {})
+    await taken_away(ledger, monkeypatch)
+    for left in settings.path.parent.glob("ledger.sqlite-*"):
+        left.unlink()
+    older_path.rename(settings.path)
+    settings.path.chmod(0o600)
+    monkeypatch.undo()
+    await until(lambda: ledger.trouble == "fenced")
+    with pytest.raises(AuditUnavailable, match="fenced"):
+        await ledger.append("note", {})
+
+
+async def test_attempts_to_begin_anew_grow_rare(ledger: SqliteLedger) -> None:
+    writer, waits_s = writer_of(ledger), []
+    for _ in range(12):
+        asked_s = writer._loop.time()
+        writer._begin_later()
+        assert writer._retry is not None
+        waits_s.append(writer._retry.when() - asked_s)
+        writer._retry.cancel()
+    assert waits_s[0] < waits_s[3] < waits_s[6]
+    assert all(process.LONGEST_WAIT_S <= wait_s < 2 * process.LONGEST_WAIT_S for wait_s in waits_s[-2:])
+
+
 async def test_somebody_elses_records_fence_a_writer_that_was_away(
     ledger: SqliteLedger, settings: AuditSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     intent = await ledger.append("intent", {}, opens=True)
-    monkeypatch.setattr(process, "PROGRAM", "audit.no_such_program")
-    kill(ledger)
-    await until(lambda: ledger.trouble == "writer_lost")
+    await taken_away(ledger, monkeypatch)
     command = [sys.executable, "-c", TAKES_OVER, str(settings.path.parent)]
     taken_over = await anyio.run_process(command, check=False)
     assert taken_over.returncode == 0, taken_over.stderr.decode()
