@@ -59,6 +59,7 @@ async def observed(one_loop: None, tmp_path_factory: pytest.TempPathFactory) -> 
         with scraping(urls, folder) as running:
             running.wait_for_scrapes(2)
             await tell(stage, parts, terminal)
+            running.wait_until(lambda: bool(running.query("controlplane_drift_reports_total")))  # slower than the story
             running.wait_for_scrapes(running.scrapes() + 3)
             assert not terminal.failed
             yield running
