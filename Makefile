@@ -46,7 +46,7 @@ test: install ## run the tests; absent real components are skipped and named
 .venv-tensorflow/installed: | $(UV)
 	@echo "· TensorFlow and the official stubs, for tests only (1.8 GB)"
 	@$(PYTHON) -m venv .venv-tensorflow
-	@$(UV) pip install --quiet --python .venv-tensorflow/bin/python tensorflow-cpu==2.21.0 grpcio pydantic anyio
+	@$(UV) pip install --quiet --python .venv-tensorflow/bin/python tensorflow-cpu==2.21.0 grpcio pydantic anyio msgspec
 	@$(UV) pip install --quiet --python .venv-tensorflow/bin/python --no-deps tensorflow-serving-api==2.21.0
 	@touch $@
 

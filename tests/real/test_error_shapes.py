@@ -197,9 +197,9 @@ def embedded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def python_with_tensorflow() -> str:
     python = ROOT / ".venv-tensorflow/bin/python"
-    needed = "import tensorflow, grpc, anyio, pydantic"
+    needed = "import tensorflow, grpc, anyio, msgspec, pydantic"
     if not python.exists() or subprocess.run([python, "-c", needed], capture_output=True, check=False).returncode:
-        pytest.skip("no .venv-tensorflow with TensorFlow, grpcio, anyio and pydantic in it")
+        pytest.skip("no .venv-tensorflow with TensorFlow, grpcio, anyio, msgspec and pydantic in it")
     return str(python)
 
 
