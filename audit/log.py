@@ -216,8 +216,8 @@ class SqliteLedger:
     async def _hosted(self, listener: Listener) -> Host:
         settings = self._settings
         task = Task(
-            settings.path.absolute(),
-            settings.signing_key.absolute(),
+            str(settings.path.absolute()),
+            str(settings.signing_key.absolute()),
             settings.origin,
             busy_s=settings.stall_limit_s / 2,
             batch_limit=settings.batch_limit,

@@ -1,6 +1,6 @@
 """Awaited durable appends: records/s, latency and CPU per record at several concurrencies, with the machine's load.
 
-    python benchmarks/ledger.py [--writer process thread] [--gather-ms 0 1] [--seconds 3] [--folder DIR]
+    python -m benchmarks.ledger [--writer process thread] [--gather-ms 0 1] [--seconds 3] [--folder DIR]
 
 Each caller appends an intent and then its outcome, as a governed call does, and waits for both. CPU is that of this
 process and that of the writer's, system time of the fsync included. Run it on the disk that will hold the ledger.
@@ -19,8 +19,8 @@ from typing import Any
 
 from audit import AuditSettings, SqliteLedger, new_event_id
 from audit.verify import verify
+from benchmarks.gateway.parts import cpu_of, family
 
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 INTENT: dict[str, Any] = {
     "principal": {
         "subject": "agent-7f3a",
@@ -69,9 +69,9 @@ async def measure(settings: AuditSettings, callers: int, seconds: float) -> str:
                 await ledger.append(kind, body, **pairing)
                 waits_ms.append((time.perf_counter() - began) * 1000)
 
-    here, beside, wall, first = time.process_time(), cpu_of(children()), time.perf_counter(), ledger.head.size
+    here, beside, wall, first = time.process_time(), writers_cpu_s(), time.perf_counter(), ledger.head.size
     await asyncio.gather(*(caller() for _ in range(callers)))
-    here, beside, wall = time.process_time() - here, cpu_of(children()) - beside, time.perf_counter() - wall
+    here, beside, wall = time.process_time() - here, writers_cpu_s() - beside, time.perf_counter() - wall
     count = ledger.head.size - first
     await ledger.close()
     waits_ms.sort()
@@ -80,15 +80,9 @@ async def measure(settings: AuditSettings, callers: int, seconds: float) -> str:
     return f"{count / wall:>10,.0f} {median:>9.2f} {tail:>9.2f} {spent} {os.getloadavg()[0]:>7.2f}"
 
 
-def children() -> list[str]:
-    """Ids of the processes that this one has started."""
-    return Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-
-
-def cpu_of(processes: list[str]) -> float:
-    """User and system time so far, seconds."""
-    fields = [Path("/proc", pid, "stat").read_text().rpartition(")")[2].split() for pid in processes]
-    return sum(int(user) + int(system) for *_, user, system in (each[:13] for each in fields)) / TICKS_PER_S
+def writers_cpu_s() -> float:
+    """User and system time so far of what this process has started."""
+    return sum(cpu_of(Path("/proc", str(pid))) for pid in family(os.getpid())[1:])
 
 
 def check(settings: AuditSettings) -> str:

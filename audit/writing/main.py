@@ -12,7 +12,6 @@ import socket
 import sys
 import time
 from collections import deque
-from pathlib import Path
 
 import msgspec
 
@@ -83,8 +82,8 @@ class Inbox:
                     item.is_dropped = True
             case wire.End():
                 self._is_ending = True
-            case wire.Begin():
-                self._task = _task(message)
+            case wire.Begin(task):
+                self._task = task
 
 
 class Outbox:
@@ -98,9 +97,7 @@ class Outbox:
         return Listener(self.opened, self.refused, self.failed, self.settled, ended=lambda: None)
 
     def opened(self, opened: Opened) -> None:
-        head = opened.head
-        intents, key = opened.intents, opened.verifier_key
-        self._say(wire.Opened(head.size, head.root, head.checkpoint, intents, key, opened.newer))
+        self._say(wire.Opened(opened))
 
     def refused(self, error: BaseException) -> None:
         self._say(wire.refusal_of(error))
@@ -110,10 +107,8 @@ class Outbox:
 
     def settled(self, batch: Batch) -> None:
         unwritten = [place for place, item in enumerate(batch.taken) if item.is_unwritten]
-        head = batch.head
-        size, root, checkpoint = (None, b"", "") if head is None else (head.size, head.root, head.checkpoint)
         taken = len(batch.taken)
-        self._say(wire.Settled(taken, unwritten, batch.leaves, batch.first, size, root, checkpoint, batch.reason))
+        self._say(wire.Settled(taken, unwritten, batch.leaves, batch.first, batch.head, batch.reason))
 
     def _say(self, message: wire.FromWriter) -> None:
         self._connection.settimeout(None)
@@ -133,19 +128,6 @@ def _pending(message: wire.Put) -> Pending:
         closes=message.closes,
         is_dropped=message.is_dropped,
         is_probe=message.is_probe,
-    )
-
-
-def _task(begin: wire.Begin) -> Task:
-    return Task(
-        Path(begin.path),
-        Path(begin.signing_key),
-        begin.origin,
-        begin.busy_s,
-        begin.batch_limit,
-        begin.gather_s,
-        begin.retry_s,
-        begin.since,
     )
 
 

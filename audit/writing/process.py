@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import msgspec
@@ -94,7 +95,7 @@ class WriterProcess(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.WriteTransport", transport)
         self._unsaid.clear()
-        self._say(_begin(self._task, None if self._head is None else self._head.size))
+        self._say(wire.Begin(replace(self._task, since=None if self._head is None else self._head.size)))
         if self._is_stopping:
             self._say(wire.End())
 
@@ -103,7 +104,7 @@ class WriterProcess(asyncio.Protocol):
             match _decode(encoded):
                 case wire.Settled() as settled:
                     self._settle(settled)
-                case wire.Opened() as opened:
+                case wire.Opened(opened):
                     self._open(opened)
                 case wire.Failed(reason):
                     self._listener.failed(reason)
@@ -155,35 +156,34 @@ class WriterProcess(asyncio.Protocol):
 
     # What the writer says
 
-    def _open(self, said: wire.Opened) -> None:
-        known, self._head = self._head, LedgerHead(said.size, said.root, said.checkpoint)
+    def _open(self, said: Opened) -> None:
+        known, self._head = self._head, said.head
         if known is None:
             self._is_open = True
-            self._listener.opened(Opened(self._head, said.intents, said.verifier_key, said.newer))
+            self._listener.opened(said)
         elif self._goes_on_from(known, said):
             self._is_open, self._failures = True, 0
-            self._settle_lost(LOST, said.newer, known.size, self._head)
+            self._settle_lost(LOST, said.newer, known.size, said.head)
         else:  # the file is another, or somebody else wrote meanwhile: nothing of ours may follow
             self._is_fenced = True
             self._listener.failed(FENCED)
             self._settle_lost(FENCED, ())
             self.abandon()
 
-    def _goes_on_from(self, known: LedgerHead, said: wire.Opened) -> bool:
+    def _goes_on_from(self, known: LedgerHead, said: Opened) -> bool:
         """Whether the log is the one that was known, with nothing after it but what was sent from here."""
         if not said.newer:
-            return (said.size, said.root) == (known.size, known.root)
+            return (said.head.size, said.head.root) == (known.size, known.root)
         sent = {item.event_id for item in self._sent}
-        return said.size == known.size + len(said.newer) and all(event_id in sent for event_id, _ in said.newer)
+        return said.head.size == known.size + len(said.newer) and all(event_id in sent for event_id, _ in said.newer)
 
     def _settle(self, said: wire.Settled) -> None:
         taken, unwritten = [self._sent.popleft() for _ in range(said.taken)], set(said.unwritten)
         for place, item in enumerate(taken):
             item.is_unwritten = place in unwritten
         written = [item for item in taken if not item.is_unwritten]
-        head = None if said.size is None else LedgerHead(said.size, said.root, said.checkpoint)
-        self._head = head or self._head
-        self._listener.settled(Batch(taken, written, said.leaves, said.first, head, said.reason))
+        self._head = said.head or self._head
+        self._listener.settled(Batch(taken, written, said.leaves, said.first, said.head, said.reason))
 
     def _settle_lost(
         self,
@@ -207,19 +207,6 @@ class WriterProcess(asyncio.Protocol):
         else:  # begun anew, and the store cannot be had: the end of the connection brings the next attempt
             error = wire.error_of(refused)
             self._listener.failed(error.reason if isinstance(error, AuditUnavailable) else "io_error")
-
-
-def _begin(task: Task, since: int | None) -> wire.Begin:
-    return wire.Begin(
-        str(task.path),
-        str(task.signing_key),
-        task.origin,
-        task.busy_s,
-        task.batch_limit,
-        task.gather_s,
-        task.retry_s,
-        since,
-    )
 
 
 def _put(item: Pending) -> wire.Put:

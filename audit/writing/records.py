@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from audit.entry import LedgerHead
@@ -63,8 +62,8 @@ class Batch:
 class Task:
     """What a writer has to know. ``since`` is the size up to which the records are known already."""
 
-    path: Path
-    signing_key: Path
+    path: str
+    signing_key: str
     origin: str
     busy_s: float
     batch_limit: int

@@ -10,7 +10,9 @@ from typing import TypeAlias
 
 import msgspec
 
+from audit.entry import LedgerHead
 from audit.errors import AuditUnavailable, KeyRefused, LedgerCorrupt, LedgerInUse
+from audit.writing import records
 
 LENGTH_BYTES = 4
 
@@ -20,16 +22,9 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Begin(Message, tag=1, frozen=True):
-    """The first to the writer; see ``records.Task``."""
+    """The first to the writer."""
 
-    path: str
-    signing_key: str
-    origin: str
-    busy_s: float
-    batch_limit: int
-    gather_s: float
-    retry_s: float
-    since: int | None
+    task: records.Task
 
 
 class Put(Message, tag=2, frozen=True):
@@ -54,14 +49,9 @@ class End(Message, tag=4, frozen=True):
 
 
 class Opened(Message, tag=5, frozen=True):
-    """The first from the writer; see ``records.Opened``."""
+    """The first from the writer."""
 
-    size: int
-    root: bytes
-    checkpoint: str
-    intents: dict[str, int]
-    verifier_key: str
-    newer: list[tuple[str, bytes]]
+    opened: records.Opened
 
 
 class Refused(Message, tag=6, frozen=True):
@@ -77,15 +67,13 @@ class Failed(Message, tag=7, frozen=True):
 
 class Settled(Message, tag=8, frozen=True):
     """What came of the next ``taken`` records in the order they were put: ``unwritten`` are the places of those that
-    the writer left out, the others have the indices from ``first`` on. A ``size`` of None: nothing is stored."""
+    the writer left out, the others have the indices from ``first`` on. A ``head`` of None: nothing is stored."""
 
     taken: int
     unwritten: list[int]
     leaves: list[bytes]
     first: int
-    size: int | None
-    root: bytes
-    checkpoint: str
+    head: LedgerHead | None
     reason: str
 
 

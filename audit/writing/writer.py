@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from pathlib import Path
 from typing import Protocol
 
 from audit.checkpoint import Signer, open_checkpoint
@@ -38,7 +39,8 @@ class Source(Protocol):
 class Writer:
     def __init__(self, task: Task, source: Source, listener: Listener, connect: Connect = sqlite3.connect) -> None:
         self._task, self._source, self._listener = task, source, listener
-        self._store = SqliteStore(task.path, busy_s=task.busy_s, connect=connect)
+        self._path = Path(task.path)
+        self._store = SqliteStore(self._path, busy_s=task.busy_s, connect=connect)
         self._frontier = Frontier()
 
     def run(self) -> None:
@@ -61,10 +63,10 @@ class Writer:
     def _open(self) -> Opened:
         task = self._task
         self._lock()
-        is_new = not task.path.exists() or task.path.stat().st_size == 0
+        is_new = not self._path.exists() or self._path.stat().st_size == 0
         if is_new and task.since is not None:
             raise AuditUnavailable("file_replaced")
-        self._signer = load_signer(task.signing_key, task.origin, create=is_new)
+        self._signer = load_signer(Path(task.signing_key), task.origin, create=is_new)
         self._store.open()
         self._frontier, head = trusted_head(self._store, self._signer)
         newer = [] if task.since is None else self._store.leaves_from(task.since)
