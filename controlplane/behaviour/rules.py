@@ -25,6 +25,10 @@ class Plan(NamedTuple):
     last: tuple[tuple[Automaton, Part], ...] = ()
     untraced: Plan | None = None
 
+    def of(self, traceparent: str) -> Plan:
+        """What of it a call with this trace context, "" for none, is held against."""
+        return self if traceparent or self.untraced is None else self.untraced
+
 
 NOTHING = Plan()
 

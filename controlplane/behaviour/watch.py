@@ -71,8 +71,7 @@ class Watch:
         if agent is None:
             return self._without_memory(plan, decision, rules)
         agent.comes(now_s, rules.file.idle_s)
-        if not call.traceparent and plan.untraced is not None:
-            plan = plan.untraced
+        plan = plan.of(call.traceparent)
         asked = Asked(principal, call, now_s, name, agent, rules)
         if agent.scopes:
             asked.touch()
@@ -126,9 +125,7 @@ class Watch:
 
     def _again(self, rules: Rules, call: Call, principal: Principal, now_s: float) -> Pending | None:
         """The call by rules that came after it was judged."""
-        plan = rules.plan_of(call.action, call.resource)
-        if not call.traceparent and plan.untraced is not None:
-            plan = plan.untraced
+        plan = rules.plan_of(call.action, call.resource).of(call.traceparent)
         if not plan.parts:
             return None
         name = agent_of(principal)
