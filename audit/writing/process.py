@@ -39,6 +39,7 @@ class WriterProcess(asyncio.Protocol):
         self._unsaid: list[bytes] = []
         self._head: LedgerHead | None = None  # of the ledger as far as it is known here; None until it was opened
         self._is_open = self._is_stopping = self._is_fenced = False
+        self._trouble = LOST  # what to say when the writer is gone: its own last word, if it had one
         self._child: subprocess.Popen[bytes] | None = None
         self._transport: asyncio.WriteTransport | None = None
         self._failures = 0
@@ -52,7 +53,7 @@ class WriterProcess(asyncio.Protocol):
 
     async def start(self) -> None:
         """Raises ``OSError`` when no process can be had."""
-        self._frames = wire.Frames()
+        self._frames, self._trouble = wire.Frames(), LOST
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
@@ -122,7 +123,7 @@ class WriterProcess(asyncio.Protocol):
             self._refuse(wire.Refused("unavailable", LOST))
             self._listener.ended()
         elif not self._is_fenced:
-            self._listener.failed(LOST)
+            self._listener.failed(self._trouble)
             self._begin_later()
 
     def _begin_later(self) -> None:
@@ -206,7 +207,8 @@ class WriterProcess(asyncio.Protocol):
             self._listener.refused(wire.error_of(refused))
         else:  # begun anew, and the store cannot be had: the end of the connection brings the next attempt
             error = wire.error_of(refused)
-            self._listener.failed(error.reason if isinstance(error, AuditUnavailable) else "io_error")
+            self._trouble = error.reason if isinstance(error, AuditUnavailable) else "io_error"
+            self._listener.failed(self._trouble)
 
 
 def _put(item: Pending) -> wire.Put:

@@ -216,6 +216,9 @@ async def test_a_file_that_is_gone_when_the_writer_is_back_is_not_begun_anew(
         left.rename(left.with_name(left.name.replace("ledger.sqlite", "kept")))
     monkeypatch.undo()
     await until(lambda: ledger.trouble == "file_replaced")
+    attempts = writer_of(ledger)._failures
+    await until(lambda: writer_of(ledger)._failures > attempts + 1)
+    assert ledger.trouble == "file_replaced", "the end of an attempt took the place of its reason"
     assert not settings.path.exists()
     with pytest.raises(AuditUnavailable):
         await ledger.append("intent", {}, opens=True)
