@@ -26,6 +26,7 @@ from audit.writing.records import Batch, Listener, Opened, Pending, Task
 PROGRAM = "audit.writing.main"
 LOST, FENCED = "writer_lost", "fenced"
 LONGEST_WAIT_S = 5.0  # between two attempts to begin anew
+DOUBLINGS = 9  # of the shortest `retry_ms`; without an end to them an outage of hours is a number too large
 _decode = msgspec.msgpack.Decoder(wire.FromWriter).decode
 
 
@@ -128,7 +129,7 @@ class WriterProcess(asyncio.Protocol):
 
     def _begin_later(self) -> None:
         """Again and again, ever more rarely: each attempt costs the start of a process."""
-        wait_s = min(self._task.retry_s * 2**self._failures, LONGEST_WAIT_S)
+        wait_s = min(self._task.retry_s * 2 ** min(self._failures, DOUBLINGS), LONGEST_WAIT_S)
         self._failures += 1
         self._retry = self._loop.call_later(wait_s, self._begin_anew)
 

@@ -260,6 +260,14 @@ async def test_attempts_to_begin_anew_grow_rare(ledger: SqliteLedger) -> None:
     assert all(process.LONGEST_WAIT_S <= wait_s < 2 * process.LONGEST_WAIT_S for wait_s in waits_s[-2:])
 
 
+async def test_attempts_to_begin_anew_go_on_through_an_outage_of_hours(ledger: SqliteLedger) -> None:
+    writer_of(ledger)._failures = 2000
+    kill(ledger)
+    await until(lambda: not ledger.is_writable)
+    await until(lambda: ledger.is_writable)
+    await ledger.append("note", {})
+
+
 async def test_somebody_elses_records_fence_a_writer_that_was_away(
     ledger: SqliteLedger, settings: AuditSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
