@@ -1,9 +1,9 @@
 """``model.conf``: what a decision means, in casbin's words.
 
 Three kinds. The model whose meaning the snapshot compiles (``MODEL``). One that differs from it only by the order of
-its tests or by further plain tests: casbin decides by it, since it can deny more than ours and never allow more. And
-any other, which is refused: a model without a test for the subject, without deny overriding, or with casbin's own
-matching functions would break what the product promises of every bundle.
+its tests or by further plain tests of what is asked: casbin decides by it, since it can deny more than ours and never
+allow more. And any other, which is refused: a model without a test for the subject, without deny overriding, or with
+casbin's own matching functions would break what the product promises of every bundle.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ MODEL = {
 }
 _TESTS = MODEL["m"].split(" && ")
 
-# Strings against strings: nothing here can raise, call anything, or read what the caller made up.
-_OPERAND = r"(?:r_dom|r_act|r_sub\.id|r_obj\.path|p_(?:id|sub|dom|obj|act|eft)|'[A-Za-z0-9_.:@/*-]*')"
+# Strings against strings, and of the question alone: nothing here can raise or call anything. A test of what rules say
+# (`p.eft != 'deny'`, `r.dom == p.dom`) would shut out some rules and not others, guards before all.
+_OPERAND = r"(?:r_dom|r_act|r_sub\.id|r_obj\.path|'[A-Za-z0-9_.:@/*-]*')"
 _FURTHER_TEST = re.compile(rf"{_OPERAND} (?:==|!=) {_OPERAND}", re.ASCII)
 
 
@@ -69,7 +70,7 @@ def _faults_of_matcher(matcher: str) -> list[str]:
     tests = [test.strip() for test in matcher.split("&&")]
     missing = [f"m lacks {test}" for test in _TESTS if tests.count(test) != 1]
     strange = [
-        f"m has {test!r}, and may only add plain comparisons of strings"
+        f"m has {test!r}, and may only add plain comparisons of what is asked"
         for test in tests
         if test not in _TESTS and _FURTHER_TEST.fullmatch(test) is None
     ]

@@ -67,7 +67,7 @@ def test_snapshot_never_asks_casbin_once_it_is_served(folder: Folder, monkeypatc
     [
         (ON_RESOURCE + G, G + ON_RESOURCE, False),
         (f" && {WHEN}", f" && r.act != 'call' && {WHEN}", True),
-        (f" && {WHEN}", f" && {WHEN} && p.id != 'support.refund.small'", True),
+        (f" && {WHEN}", f" && {WHEN} && r.sub.id != 'agent:support'", True),
         (f" && {WHEN}", f" && {WHEN} && r.obj.path != '/tool/refund' && r.sub.id == r.sub.id", True),
     ],
 )
