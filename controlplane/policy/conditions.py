@@ -108,12 +108,14 @@ def has_type(value: Any, declared: str) -> bool:
     return _TYPES.get(declared, _is_nothing)(value)
 
 
-_NUMBERS, _LISTS = (int, float), (list, tuple, frozenset)
+_LISTS = (list, tuple, frozenset)
 _MAPPINGS = (dict, Mapping)  # what nearly everything is comes first: asking an abstract class takes longer
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, _NUMBERS) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int):
+        return not isinstance(value, bool)
+    return isinstance(value, float) and math.isfinite(value)  # asked of an integer beyond floats it would raise
 
 
 def _is_integer(value: Any) -> bool:

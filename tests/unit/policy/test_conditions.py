@@ -83,6 +83,11 @@ def test_number_that_is_none_is_never_compared(amount: object) -> None:
             evaluate(text, facts(amount=amount))
 
 
+def test_number_beyond_what_a_float_holds_is_still_a_number() -> None:
+    assert evaluate("r.ctx.args.amount > 100", facts(amount=10**400)) is True
+    assert evaluate("r.ctx.args.amount == 2.5 || r.ctx.args.amount < 0", facts(amount=10**400)) is False
+
+
 @pytest.mark.parametrize(
     "text",
     [
