@@ -68,7 +68,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
         for path in _walk(folder, 0):
             if len(found) == MAX_FILES:
                 raise BundleError([Problem(str(folder), f"more than {MAX_FILES} files")])
-            found[path.relative_to(folder).as_posix()] = path.read_bytes()
+            found[_name_of(path.relative_to(folder))] = path.read_bytes()
     except OSError as error:
         raise BundleError([Problem(str(folder), f"cannot be read: {error.strerror}")]) from None
     return found
@@ -83,6 +83,15 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
                 yield folder / entry.name
             elif depth < 2:  # noqa: PLR2004  tenants/<t>/<file> is the deepest place
                 yield from _walk(folder / entry.name, depth + 1)
+            else:
+                raise BundleError([Problem(str(folder / entry.name), "no folder of a bundle is that deep")])
+
+
+def _name_of(path: Path) -> str:
+    name = path.as_posix()
+    if not name.isprintable():
+        raise BundleError([Problem(ascii(name), "no file of a bundle has this name")])
+    return name
 
 
 def revision_of(files: Mapping[str, bytes]) -> str:
@@ -116,9 +125,9 @@ class _Builder:
         for document, tenant in tenants:
             self._tenant_rules(document, tenant)
         directory, adaptation, watched = self._directory(tenants), self._adaptation(), self._behaviour()
+        model = self._model()
         if self.problems:
             raise BundleError(sorted(self.problems, key=lambda one: one.source))
-        model = self.files["model.conf"].decode()
         parts = self.schema, self.catalogue, directory, self.rules, adaptation, watched
         return Bundle(revision_of(self.files), model, *parts)
 
@@ -132,6 +141,13 @@ class _Builder:
         for name in self.files:
             if not _PLACES.fullmatch(name):
                 self._problem(name, "no file of a bundle has this name")
+
+    def _model(self) -> str:
+        try:
+            return self.files.get("model.conf", b"").decode()
+        except UnicodeDecodeError:
+            self._problem("model.conf", "not UTF-8")
+            return ""
 
     def _declarations(self) -> None:
         arguments: dict[str, Any] = {}

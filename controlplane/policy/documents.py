@@ -52,7 +52,7 @@ class Document:
 
 
 _BOOLEANS = {"true": True, "false": False}
-_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)", re.ASCII)
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,99})", re.ASCII)  # as many digits as anybody means
 _FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+", re.ASCII)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from controlplane.policy.bundle import build, read_files, revision_of
 from controlplane.policy.documents import BundleError
 from controlplane.policy.model import read_model
-from tests.unit.policy.bundles import Folder
+from tests.unit.policy.bundles import Folder, ask
 
 RULE = {"on": "/tool/refund", "do": "call", "effect": "allow", "when": "'true'"}
 
@@ -88,6 +90,26 @@ def test_misplaced_file_is_refused_lest_a_guard_is_lost(folder: Folder, name: st
     assert any(name in problem for problem in problems(folder))
 
 
+def test_folder_that_nobody_would_look_into_is_refused(folder: Folder) -> None:
+    folder.write("tenants/acme/deep/x.yaml", "tenant: acme\nrules: []\n")
+    assert any("tenants/acme/deep" in problem for problem in problems(folder))
+
+
+def test_file_whose_name_nobody_can_write_down_is_refused_and_does_not_end_who_follows_the_files(
+    folder: Folder,
+) -> None:
+    policy = folder.policy()
+    (folder.path / "roles" / os.fsdecode(b"\xff.yaml")).write_text("x")
+    assert not policy.reload()
+    assert "no file of a bundle has this name" in policy.status().error
+    assert ask(policy, "user:operator", "read", "/api/calls").permits
+
+
+def test_model_that_is_no_text_is_named(folder: Folder) -> None:
+    (folder.path / "model.conf").write_bytes(b"\xff\xfe")
+    assert problems(folder) == ["model.conf: not UTF-8"]
+
+
 def test_guard_can_never_allow(folder: Folder) -> None:
     folder.edit(
         "global/guardrails.yaml",
@@ -128,6 +150,9 @@ def test_directory_entry_cannot_replace_what_the_credential_says(folder: Folder)
         ("isAction(r.act, p.act)", "isAction(r.act, p.act) && r.sub.attributes == 'x'"),
         ("isAction(r.act, p.act)", "isAction(r.act, p.act) && r.act == 'a' or 'b' == 'b'"),
         ("isAction(r.act, p.act)", "isAction(r.act, p.act) && !inDomain(r.dom, p.dom)"),
+        ("isAction(r.act, p.act)", "isAction(r.act, p.act) && p.eft != 'deny'"),
+        ("isAction(r.act, p.act)", "isAction(r.act, p.act) && r.dom == p.dom"),
+        ("isAction(r.act, p.act)", "isAction(r.act, p.act) && p.id != 'guard.quarantined'"),
         ("[matchers]\n", "[matchers]\nm2 = r.act == 'call'\n"),
         ("g = _, _, _", "g = _, _"),
         ("[matchers]", "[nothing]"),

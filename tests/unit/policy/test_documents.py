@@ -21,6 +21,7 @@ from controlplane.policy.documents import BundleError, read_document
         ("a: 1:30\n", 1),
         ("a: 1_000\n", 1),
         ("a: .inf\n", 1),
+        (f"a: {'9' * 5000}\n", 1),
         ("[1]: 2\n", 1),
         ("a: 1\n---\nb: 2\n", 2),
         ("a: [1\nb: 2\n", 2),
