@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from controlplane.calls import Obligation
 
 MICRO = 1_000_000
+LARGEST = 2**53 - 1  # the largest integer that the ledger takes, and every duty goes there
 
 
 class _Duty(BaseModel):
@@ -25,13 +26,13 @@ class _Duty(BaseModel):
 
 
 class MaxTokens(_Duty):
-    max: int = Field(gt=0, description="Tokens that the model may answer with.")
+    max: int = Field(gt=0, le=LARGEST, description="Tokens that the model may answer with.")
 
 
 class RateLimit(_Duty):
     key: Literal["subject", "tenant", "resource"]
-    per_s: int = Field(gt=0, description="Length of the window in seconds.")
-    max: int = Field(ge=0, description="Calls in a window.")
+    per_s: int = Field(gt=0, le=LARGEST, description="Length of the window in seconds.")
+    max: int = Field(ge=0, le=LARGEST, description="Calls in a window.")
 
 
 class Priority(_Duty):

@@ -72,6 +72,9 @@ def test_every_budget_holds_and_of_two_for_the_same_spending_the_smaller() -> No
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
+        ("rate_limit", {"key": "subject", "per_s": 60, "max": 2**53}),
+        ("rate_limit", {"key": "subject", "per_s": 2**53, "max": 1}),
+        ("max_tokens", {"max": 2**53}),
         ("cache", {"ttl_s": -1}),
         ("cache", {"ttl_s": 1.5}),
         ("cache", {}),
