@@ -72,7 +72,9 @@ class SqliteStore:
         self._path, self._busy_s, self._connect = path, busy_s, connect
         self._lock: int | None = None
         self._connection: sqlite3.Connection | None = None
+        self._wal_path = path.with_name(path.name + "-wal")
         self._identity: tuple[int, int] | None = None
+        self._wal_identity: tuple[int, int] | None = None
 
     def lock(self) -> None:
         """Become the only writer, over processes too. Raises ``LedgerInUse``."""
@@ -89,7 +91,7 @@ class SqliteStore:
         """Open or make the file; from now on it must stay the same file."""
         if not self._path.exists():
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-        self._identity = self._seen()
+        self._identity = _seen(self._path)
         self._attach()
         connection = self._attached()
         if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
@@ -124,13 +126,12 @@ class SqliteStore:
             self._lock = None
 
     def require_same_file(self) -> None:
-        """Raises ``AuditUnavailable`` when the file was deleted or replaced: writes would go to a dead inode."""
-        try:
-            if self._seen() == self._identity:
-                return
-        except FileNotFoundError:
-            pass
-        raise AuditUnavailable("file_replaced")
+        """Raises ``AuditUnavailable`` when the file was deleted or replaced, or the WAL that is attached: writes would
+        go to a dead inode.
+        """
+        is_same = _seen(self._path) == self._identity
+        if not is_same or (self._connection is not None and _seen(self._wal_path) != self._wal_identity):
+            raise AuditUnavailable("file_replaced")
 
     def head(self) -> StoredHead:
         rows = self._attached().execute("SELECT size, frontier, checkpoint FROM head").fetchall()
@@ -172,19 +173,25 @@ class SqliteStore:
             for pragma in PRAGMAS:
                 with closing(connection.execute(pragma)) as cursor:
                     cursor.fetchone()
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the WAL
         except BaseException:
             connection.close()
             raise
-        self._connection = connection
+        self._connection, self._wal_identity = connection, _seen(self._wal_path)
 
     def _attached(self) -> sqlite3.Connection:
         if self._connection is None:
             raise AuditUnavailable("io_error")
         return self._connection
 
-    def _seen(self) -> tuple[int, int]:
-        seen = self._path.stat()
-        return seen.st_dev, seen.st_ino
+
+def _seen(path: Path) -> tuple[int, int] | None:
+    """Which file stands at ``path`` now; None when there is none."""
+    try:
+        seen = path.stat()
+    except FileNotFoundError:
+        return None
+    return seen.st_dev, seen.st_ino
 
 
 def _insert(connection: sqlite3.Connection, table: str, row: str, rows: Sequence[tuple[Any, ...]]) -> None:

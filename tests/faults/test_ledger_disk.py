@@ -341,6 +341,24 @@ async def test_a_file_deleted_or_replaced_is_noticed_and_never_recreated(tmp_pat
     await close_and_verify(ledger, settings)
 
 
+async def test_a_wal_that_is_deleted_takes_no_record_with_it(tmp_path: Path) -> None:
+    """What was acknowledged stands in the WAL alone until it is copied: the next record must not follow it there."""
+    disk, settings = Disk(), settings_in(tmp_path)
+    ledger = await opened(disk, settings)
+    kept = await ledger.append("note", {"number": 1})
+    settings.path.with_name("ledger.sqlite-wal").unlink()
+    with pytest.raises(AuditUnavailable, match="file_replaced"):
+        await ledger.append("note", {"number": 2})
+    await until(lambda: ledger.is_writable)
+    assert verify(settings.path, ledger.verifier_key, since=kept).is_sound
+    settings.path.with_name("ledger.sqlite-wal").unlink()
+    assert await ledger.probe() is False
+    await until(lambda: ledger.is_writable)
+    written = await ledger.append("note", {"number": 3})
+    assert verify(settings.path, ledger.verifier_key, since=[kept, written]).is_sound
+    await close_and_verify(ledger, settings)
+
+
 async def test_an_append_notices_a_deleted_file_by_itself(tmp_path: Path) -> None:
     disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
     ledger = await opened(disk, settings)
