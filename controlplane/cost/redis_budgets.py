@@ -132,5 +132,6 @@ class RedisBudgets:
         except FAILURES as error:
             log.warning("settled costs could not be told", extra={"cause": type(error).__name__})
             return False
-        self._batch = None
+        if self._batch is not None and self._batch[0] == batch:  # who told the same meanwhile may have begun the next
+            self._batch = None
         return True

@@ -1,0 +1,81 @@
+"""What is owed to Redis while several tell it at once: nothing is lost, and nothing is told twice as another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from controlplane.cost import Account
+
+redis_budgets = pytest.importorskip("controlplane.cost.redis_budgets", reason="the package redis is not installed")
+
+MINE = Account("subject", "acme", "agent:a", "day", "", 0)
+
+
+class FakeRedis:
+    """Remembers what it was told under which name, and answers when the test lets it: in order, or not at all."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, int] = {}
+        self.waiting: deque[asyncio.Future[None]] = deque()
+
+    def register_script(self, _text: str) -> Any:
+        async def script(keys: list[str], args: list[int], client: FakePipe) -> None:
+            client.batch = keys[1], args[0]
+
+        return script
+
+    def pipeline(self, *, transaction: bool) -> FakePipe:
+        assert not transaction
+        return FakePipe(self)
+
+
+class FakePipe:
+    def __init__(self, redis: FakeRedis) -> None:
+        self._redis = redis
+        self.batch = ("", 0)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+    async def execute(self) -> None:
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._redis.waiting.append(answer)
+        await answer
+        self._redis.told.setdefault(*self.batch)
+
+
+async def begun(redis: FakeRedis, budgets: Any) -> asyncio.Task[bool]:
+    before, task = len(redis.waiting), asyncio.create_task(budgets.settle())
+    while len(redis.waiting) == before and not task.done():  # noqa: ASYNC110  a few turns of the loop
+        await asyncio.sleep(0)
+    return task
+
+
+async def test_who_is_late_with_one_batch_does_not_forget_the_next() -> None:
+    redis = FakeRedis()
+    budgets = redis_budgets.RedisBudgets(redis, 60.0, 0.2)
+    budgets.add([MINE], -10)
+    first, same = await begun(redis, budgets), await begun(redis, budgets)
+    redis.waiting.popleft().set_result(None)
+    assert await first
+    budgets.add([MINE], -5)
+    following = await begun(redis, budgets)
+    redis.waiting.popleft().set_result(None)
+    assert await same
+    redis.waiting.popleft().set_exception(OSError("Redis is gone"))
+    assert not await following
+    again = await begun(redis, budgets)
+    assert redis.waiting, "what Redis did not take is told again"
+    redis.waiting.popleft().set_result(None)
+    assert await again
+    assert sorted(redis.told.values()) == [-10, -5]
