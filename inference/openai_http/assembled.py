@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from inference.backend import BackendReply, BackendRequest
 from inference.errors import BackendBroke
+from inference.openai_http.wire import UNREADABLE
 from inference.sse import EventParser
 from inference.vllm import VllmBackend
 
@@ -35,6 +36,8 @@ ASKED: Mapping[str, Any] = {
 }
 WHOLE = {"chat.completion.chunk": "chat.completion"}
 EMPTY: tuple[Any, ...] = (None, [], {}, "")
+MISSHAPEN = (TypeError, AttributeError, KeyError, RecursionError)
+"""What JSON of another shape than the protocol's makes of reading it."""
 
 _read = msgspec.json.Decoder(dict[str, Any]).decode
 _read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -71,7 +74,7 @@ def as_stream(request: BackendRequest) -> BackendRequest | None:
         return None
     try:
         fields = _read_fields(request.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None  # whoever is asked will refuse it
     return replace(request, body=msgspec.json.encode({**fields, **ASKED}), streams=True)
 
@@ -89,7 +92,7 @@ class Assembly:
         if usage is not None and not choices:
             self._answer["usage"] = usage  # of the whole; what stands in a chunk with a choice is a running count
         for part in choices:
-            choice = self._choices.setdefault(part["index"], {})
+            choice = self._choices.setdefault(part.get("index", 0), {})
             said = {name: value for name, value in part.items() if name not in ONLY_STREAMED}
             merge(choice, {"message" if name == "delta" else name: value for name, value in said.items()})
 
@@ -121,7 +124,7 @@ def merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
 def _longer(known: list[Any], more: list[Any]) -> list[Any]:
     for part in more:
         numbered = isinstance(part, dict) and "index" in part
-        same = next((one for one in known if numbered and one["index"] == part["index"]), None)
+        same = next((one for one in known if numbered and one.get("index") == part["index"]), None)
         if same is None:
             known.append(part)
         else:
@@ -143,19 +146,25 @@ async def _whole(reply: BackendReply) -> AsyncGenerator[bytes]:
         async for piece in chunks:
             for event in parser.feed(piece):
                 if event.data != DONE:
-                    assembly.add(_chunk(event.data))
-    yield msgspec.json.encode(assembly.whole())
-
-
-def _chunk(data: str) -> dict[str, Any]:
+                    _add(assembly, event.data)
     try:
-        return _read(data)
-    except msgspec.DecodeError as error:
+        answer = msgspec.json.encode(assembly.whole())
+    except MISSHAPEN as error:
+        raise BackendBroke("untranslatable", f"the chunks do not make one answer: {error}") from error
+    yield answer
+
+
+def _add(assembly: Assembly, data: str) -> None:
+    try:
+        assembly.add(_read(data))
+    except UNREADABLE as error:
         raise BackendBroke("untranslatable", f"a chunk is not a JSON object: {error}") from error
+    except MISSHAPEN as error:
+        raise BackendBroke("untranslatable", f"a chunk is not such as this protocol has: {error}") from error
 
 
 def _is_stream(reply: BackendReply) -> bool:
-    return dict(reply.headers).get("content-type", "").startswith("text/event-stream")
+    return dict(reply.headers).get("content-type", "").lower().startswith("text/event-stream")
 
 
 def _without_length(reply: BackendReply) -> tuple[tuple[str, str], ...]:

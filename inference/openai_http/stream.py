@@ -10,10 +10,10 @@ import msgspec
 from inference.backend import CLIENT_ERRORS, SERVER_ERRORS, Usage
 from inference.errors import BackendBroke
 from inference.openai_http.outgoing import Outgoing
-from inference.openai_http.wire import ReplyFields, UsageFields, message_in, read_reply
+from inference.openai_http.wire import UNREADABLE, ReplyFields, UsageFields, message_in, read_reply
 from inference.sse import EventTooLong, WholeEvents, read_event, split_events
 
-DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]\s*$")
+DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\][ \t]*(?:[\r\n]|$)")
 RESPONSE_ENDED = re.compile(rb'"type": ?"response\.(?:completed|incomplete|failed)"')
 MESSAGE_ENDED = re.compile(rb'"type": ?"message_stop"')
 FINISHED = re.compile(rb'"finish_reason": ?"')
@@ -121,7 +121,7 @@ class ReplyStream:
         """What the caller gets of one event."""
         try:
             reply = read_reply(data)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return raw
         if reply.error and not _is_callers_fault(reply.error):
             self._fault = BackendBroke("error_event", message_in(reply.error))
@@ -134,7 +134,7 @@ class ReplyStream:
         self._note(reply, counted)
         if reply.choices == []:
             return b"" if self._hides_usage else raw
-        return _without_usage(data) if self._hides_running and reply.choices else raw
+        return _without_usage(raw, data) if self._hides_running and reply.choices else raw
 
     def _note(self, reply: ReplyFields, counted: UsageFields) -> None:
         """A count in a chunk with a choice is that choice's alone; any other is the whole reply's."""
@@ -150,8 +150,11 @@ def lone_data(whole: bytes) -> bytes | None:
     return whole[6:-2] if is_lone and b"\r" not in whole else None
 
 
-def _without_usage(data: bytes | str) -> bytes:
-    fields = _read_fields(data)
+def _without_usage(raw: bytes, data: bytes | str) -> bytes:
+    try:
+        fields = _read_fields(data)
+    except UNREADABLE:  # a name that is no UTF-8
+        return raw
     fields.pop("usage", None)
     return b"data: %b\n\n" % msgspec.json.encode(fields)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -25,24 +25,33 @@ OPERATIONS: Mapping[str, tuple[str, str]] = {
 
 DETAIL_LIMIT = 500
 REDIRECTS = 300
+LONGEST_WAIT_DIGITS = 9  # thirty years in seconds
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What reading JSON of a server's raises: it may be no JSON, no UTF-8, or nested deeper than anybody can follow."""
+
+MOST_TOKENS = 2**32
+"""More than any call takes. A count beyond it, or below zero, is a mistake, and must not become money."""
+
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
 
 
 class TokenDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: Tokens | None = None
 
 
 class UsageFields(msgspec.Struct):
     """Usage in three vocabularies: ``prompt/completion`` of chat, embeddings and ranks, ``input/output`` of responses,
     and that of messages, which counts what came from the cache beside ``input`` and not in it."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Tokens | None = None
+    completion_tokens: Tokens | None = None
     prompt_tokens_details: TokenDetails | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Tokens | None = None
+    output_tokens: Tokens | None = None
     input_tokens_details: TokenDetails | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: Tokens | None = None
+    cache_creation_input_tokens: Tokens | None = None
 
     def note_in(self, usage: Usage) -> None:
         self.note_input_in(usage)
@@ -83,10 +92,10 @@ read_reply = msgspec.json.Decoder(ReplyFields).decode
 
 
 def note_usage(body: bytes, usage: Usage) -> None:
-    """Fill ``usage`` from a whole reply; one that does not say leaves it empty."""
+    """Fill ``usage`` from a whole reply; one that does not say, or counts what cannot be, leaves it empty."""
     try:
         counted = read_reply(body).counted
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return
     if counted is not None:
         counted.note_in(usage)
@@ -120,7 +129,7 @@ def error_message(body: bytes) -> str:
     (its key check) and ``{"detail": ""}`` (its router); "" when it is none of them."""
     try:
         document = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return ""
     if not isinstance(document, dict):
         return ""
@@ -137,4 +146,5 @@ def message_in(error: object) -> str:
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds; a date is not read, the caller then waits as long as he thinks fit."""
     value = headers.get("retry-after", "").strip()
-    return float(value) if value.isascii() and value.isdigit() else None
+    is_known = value.isascii() and value.isdigit() and len(value) <= LONGEST_WAIT_DIGITS
+    return float(value) if is_known else None

@@ -147,6 +147,30 @@ async def test_a_stream_that_breaks_is_no_answer_and_is_closed() -> None:
     assert server.closed
 
 
-async def test_a_chunk_that_is_no_json_breaks_the_answer() -> None:
+@pytest.mark.parametrize("chunk", [b"nonsense", b"[1]", b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}"])
+async def test_a_chunk_that_is_no_json_breaks_the_answer(chunk: bytes) -> None:
     with pytest.raises(BackendBroke, match="not a JSON object"):
-        await answer(Streaming(event(b"nonsense")), asked())
+        await answer(Streaming(event(chunk)), asked())
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [None, "abc", [1], [{"index": {}}], [{"index": "a"}, {"index": 0}], [{"index": 0, "delta": {"tool_calls": ["x"]}}]],
+)
+async def test_chunks_of_another_shape_break_the_answer(choices: Any) -> None:
+    with pytest.raises(BackendBroke) as caught:
+        await answer(Streaming(event({"choices": choices}), event(b"[DONE]")), asked())
+    assert caught.value.reason == "untranslatable"
+
+
+async def test_a_choice_and_a_tool_call_without_a_number_are_taken_as_they_come() -> None:
+    calls = [{"id": "a", "function": {"arguments": "{}"}}], [{"index": 0, "function": {"name": "f"}}]
+    server = Streaming(*(event({"choices": [{"delta": {"tool_calls": call}}]}) for call in calls), event(b"[DONE]"))
+    _, body = await answer(server, asked())
+    (choice,) = json.loads(body)["choices"]
+    assert [call["function"] for call in choice["message"]["tool_calls"]] == [{"arguments": "{}"}, {"name": "f"}]
+
+
+async def test_a_stream_is_known_however_its_type_is_written() -> None:
+    _, body = await answer(Streaming(event(part(delta={"content": "a"})), kind="Text/Event-Stream"), asked())
+    assert json.loads(body)["object"] == "chat.completion"

@@ -12,6 +12,8 @@ from inference.openai_http.outgoing import Outgoing
 from inference.openai_http.stream import ReplyStream
 from inference.openai_http.wire import error_message, fault_of, note_usage
 
+DEEP = b"[" * 5000 + b"]" * 5000
+
 
 @pytest.mark.parametrize(
     ("body", "expected"),
@@ -28,6 +30,11 @@ from inference.openai_http.wire import error_message, fault_of, note_usage
         ),
         (b'{"input_tokens":13,"context_management":{"original_input_tokens":13}}', Usage()),
         (b'{"usage":{"prompt_tokens":"many"}}', Usage()),
+        (b'{"usage":{"prompt_tokens":-1,"completion_tokens":2}}', Usage()),
+        (b'{"usage":{"prompt_tokens":1,"completion_tokens":9223372036854775808}}', Usage()),
+        (b'{"usage":{"prompt_tokens":1.0,"completion_tokens":2.5}}', Usage()),
+        (b'{"error":"\xff","usage":{"prompt_tokens":1}}', Usage()),
+        (b'{"usage":{"prompt_tokens":1},"deep":' + DEEP + b"}", Usage()),
         (b'{"choices":[]}', Usage()),
         (b"not json", Usage()),
     ],
@@ -47,6 +54,8 @@ def test_usage_is_what_the_backend_counted(body: bytes, expected: Usage) -> None
         (b'{"detail":[{"loc":["body"]}]}', '[{"loc":["body"]}]'),
         (b"[]", ""),
         (b"<html>", ""),
+        (b'{"error":"\xff"}', ""),
+        (b'{"error":' + DEEP + b"}", ""),
         (b'{"error":"' + b"x" * 900 + b'"}', "x" * 500),
     ],
 )
@@ -72,7 +81,9 @@ def test_what_a_server_cannot_do_says_nothing_about_its_health() -> None:
     assert (fault.reason, fault.detail) == ("not_supported", "The model does not support Embeddings API")
 
 
-@pytest.mark.parametrize(("given", "seconds"), [("5", 5.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-1", None)])
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("5", 5.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-1", None), ("9" * 400, None)]
+)
 def test_retry_after_is_read_in_seconds(given: str, seconds: float | None) -> None:
     fault = fault_of(503, {"retry-after": given}, b"")
     assert isinstance(fault, BackendUnavailable)
@@ -218,6 +229,27 @@ def test_forgotten_last_blank_line_is_forgiven() -> None:
     passing, _ = stream()
     passing.feed(TOKEN + b"data: [DONE]\n")
     assert passing.end() == b"data: [DONE]\n"
+
+
+def test_what_follows_done_in_the_same_piece_is_no_unfinished_stream() -> None:
+    passing, _ = stream()
+    assert passing.feed(TOKEN + DONE + b": ping\n\n") == TOKEN + DONE + b": ping\n\n"
+    assert passing.end() == b""
+
+
+@pytest.mark.parametrize("nested", [b'"usage":{},"q":' + DEEP, b'"error":' + DEEP, b'"usage":{"completion_tokens":-7}'])
+def test_an_event_that_nobody_can_read_passes_as_it_is(nested: bytes) -> None:
+    passing = ReplyStream(counted := Usage(), "chat", Outgoing(b""), limit_bytes=10**6)
+    assert passing.feed(b"data: {" + nested + b"}\n\n" + DONE) == b"data: {" + nested + b"}\n\n" + DONE
+    passing.check()
+    assert (passing.end(), counted) == (b"", Usage())
+
+
+def test_an_event_with_a_name_that_is_no_text_keeps_its_running_count() -> None:
+    passing, usage = stream(hides="running")
+    event = b'data: {"choices":[{"index":0}],"\xff":1,"usage":{"completion_tokens":3}}\n\n'
+    assert passing.feed(event) == event
+    assert usage.output_tokens == 3
 
 
 def test_error_event_of_the_server_is_an_error_after_what_came_before_it() -> None:
