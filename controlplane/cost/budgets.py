@@ -17,6 +17,7 @@ from msgspec import Struct
 
 YEAR_MONTHS = 12
 DAY_S = 86_400
+SWEEP_INTERVAL_S = 1.0
 
 
 class Account(Struct, frozen=True):
@@ -112,12 +113,26 @@ def _month_of(day: int) -> tuple[int, int]:
     return int(begin.timestamp()), int(begin.replace(year=year, month=month).timestamp())
 
 
+@dataclass(slots=True)
+class _Sweep:
+    """When to look for windows that have ended: not on every call, for it looks at all of them."""
+
+    swept_at_s: float = float("-inf")
+
+    def is_due(self, now_s: float) -> bool:
+        if abs(now_s - self.swept_at_s) < SWEEP_INTERVAL_S:  # a clock that was set back must not end it
+            return False
+        self.swept_at_s = now_s
+        return True
+
+
 class MemoryBudgets:
     """Sums of this process. Pure; keeps windows that have not ended, and refuses newcomers beyond its bound."""
 
     def __init__(self, max_accounts: int) -> None:
         self._max_accounts = max_accounts
         self._spent: dict[Account, int] = {}
+        self._sweep = _Sweep()
 
     def __len__(self) -> int:
         return len(self._spent)
@@ -127,11 +142,10 @@ class MemoryBudgets:
             spent = self._spent.get(limit.account, 0)
             if micro_usd > 0 and spent + micro_usd > limit.max_micro_usd:
                 return Exhausted(limit, spent)
-        if len(self._spent) + len(limits) > self._max_accounts:
+        if not self._has_room(limits):
             self._forget_ended(now_s)
-        new = sum(limit.account not in self._spent for limit in limits)
-        if len(self._spent) + new > self._max_accounts:
-            raise BudgetsUnavailable("too_many_accounts")
+            if not self._has_room(limits):
+                raise BudgetsUnavailable("too_many_accounts")
         for limit in limits:
             self._spent[limit.account] = self._spent.get(limit.account, 0) + micro_usd
         return [self._spent[limit.account] for limit in limits]
@@ -145,8 +159,15 @@ class MemoryBudgets:
         for account, micro_usd in spent.items():
             self._spent[account] = max(micro_usd, self._spent.get(account, 0))
 
+    def _has_room(self, limits: Sequence[Limit]) -> bool:
+        if len(self._spent) + len(limits) <= self._max_accounts:
+            return True
+        new = sum(limit.account not in self._spent for limit in limits)
+        return not new or len(self._spent) + new <= self._max_accounts
+
     def _forget_ended(self, now_s: float) -> None:
-        self._spent = {account: spent for account, spent in self._spent.items() if account.until_s > now_s}
+        if self._sweep.is_due(now_s):
+            self._spent = {account: spent for account, spent in self._spent.items() if account.until_s > now_s}
 
 
 Warned = Callable[[BudgetUse], None]
@@ -164,6 +185,7 @@ class Budgets:
     _uses: dict[Account, BudgetUse] = field(default_factory=dict)
     _told: set[Account] = field(default_factory=set)
     _kinds: dict[tuple[str, str], None] = field(default_factory=dict)
+    _sweep: _Sweep = field(default_factory=_Sweep)
 
     async def hold(self, limits: Sequence[Limit], micro_usd: int, now_s: float) -> Held | Exhausted:
         """Raises ``BudgetsUnavailable``."""
@@ -201,7 +223,7 @@ class Budgets:
         return fullest
 
     def _note(self, limit: Limit, spent: int, now_s: float) -> None:
-        if len(self._uses) >= self.max_uses and limit.account not in self._uses:
+        if len(self._uses) >= self.max_uses and limit.account not in self._uses and self._sweep.is_due(now_s):
             self._uses = {account: use for account, use in self._uses.items() if account.until_s > now_s}
             self._told &= self._uses.keys()
         if len(self._uses) < self.max_uses or limit.account in self._uses:
