@@ -1,7 +1,8 @@
 """What no door should have to think about: ambiguous requests are refused, bodies are bounded, requests have an id.
 
 A plain ASGI class around the whole application. Each header rule closes a case in which two HTTP parsers may read the
-same bytes differently, which is how requests are smuggled past a gateway (RFC 9112 §11.2).
+same bytes differently, which is how requests are smuggled past a gateway (RFC 9112 §11.2), or in which an upstream may
+read another text in the body than we do: ours is UTF-8.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SINGLE = frozenset({b"host", b"authorization", b"x-api-key", b"content-type", b"content-length", b"content-encoding"})
 IDENTITY, CHUNKED = b"identity", b"chunked"
+NO_BODY = frozenset({b"", b"0"})
+UPGRADE = "upgrade_with_body"
+"""The server's parser ends such a request with its head, and would take the body for the next request."""
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
 DOT_SEGMENT = re.compile(rb"(^|/)\.{1,2}(/|$)|%2e|%2f|%5c|\\", re.IGNORECASE)
+CHARSET = re.compile(rb"charset[^=]*=[ \t]*\"?([^;,\"\s]*)", re.IGNORECASE)
+UTF_8 = frozenset({b"utf-8", b"utf8"})
 DOT_SEGMENT_MARKS = re.compile(rb"[.%\\]")  # the pattern above needs one of these; most paths have none
 
 
@@ -43,6 +49,7 @@ class Hygiene:
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         seen, started = 0, False
+        scope = {**scope, "headers": [*scope["headers"]]}  # the server adds trailers to its list (RFC 9110 §6.5.1)
 
         async def counted() -> Message:
             nonlocal seen
@@ -77,13 +84,22 @@ def examined(headers: list[tuple[bytes, bytes]]) -> tuple[str, int | None]:
         return "transfer_encoding", None
     if b"content-encoding" in fields and fields[b"content-encoding"].strip().lower() != IDENTITY:
         return "content_encoding", None
+    if names_foreign_charset(fields.get(b"content-type", b"")):
+        return "content_charset", None
     length = fields.get(b"content-length", b"")
+    if b"upgrade" in fields and (length not in NO_BODY or b"transfer-encoding" in fields):
+        return UPGRADE, None
     return "" if b"host" in fields else "missing_host", int(length) if length.isdigit() else None
 
 
 def is_single_repeated(headers: list[tuple[bytes, bytes]]) -> bool:
     single = [name for name, _ in headers if name in SINGLE or name.startswith(b"mcp-")]
     return len(set(single)) < len(single)
+
+
+def names_foreign_charset(content_type: bytes) -> bool:
+    """Whether a parser that believes ``content_type`` would read other characters than UTF-8's, as in UTF-7."""
+    return b";" in content_type and any(named.lower() not in UTF_8 for named in CHARSET.findall(content_type))
 
 
 def is_chunked(name: bytes, value: bytes) -> bool:
@@ -100,5 +116,7 @@ def path_fault(path: bytes) -> str:
 async def refuse(send: Send, status: int, reason: str) -> None:
     body = json.dumps({"type": "urn:controlplane:bad-request", "status": status, "reason": reason}).encode()
     headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+    if reason == UPGRADE:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

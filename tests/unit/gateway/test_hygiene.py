@@ -57,10 +57,43 @@ async def test_ordinary_request_passes():
         ([HOST, (b"transfer-encoding", b"gzip"), (b"transfer-encoding", b"chunked")], "transfer_encoding"),
         ([HOST, (b"transfer-encoding", b"chunked"), (b"transfer-encoding", b"gzip")], "transfer_encoding"),
         ([HOST, (b"content-encoding", b"gzip")], "content_encoding"),
+        ([HOST, (b"upgrade", b"h2c"), (b"content-length", b"2")], "upgrade_with_body"),
+        ([HOST, (b"upgrade", b"h2c"), (b"transfer-encoding", b"chunked")], "upgrade_with_body"),
     ],
 )
 async def test_ambiguous_header_is_refused(headers, reason):
     assert await through(headers) == (400, reason, False)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        b"charset=utf-7",
+        b'Charset = "UTF-7"',
+        b"charset=utf-8; charset=utf-7",
+        b'charset="\\utf-7"',
+        b"charset*=utf-8''utf-7",
+        b"charset=iso-8859-1",
+        b"charset=",
+    ],
+)
+async def test_body_that_its_own_header_would_decode_differently_is_refused(parameters):
+    assert await through([HOST, (b"content-type", b"application/json; " + parameters)]) == (
+        400,
+        "content_charset",
+        False,
+    )
+
+
+@pytest.mark.parametrize("parameters", [b"charset=utf-8", b'charset="UTF-8"', b"Charset=utf8; profile=x", b"profile=y"])
+async def test_body_in_utf_8_passes(parameters):
+    assert (await through([HOST, (b"content-type", b"application/json; " + parameters)]))[0] == 200
+
+
+async def test_upgrade_without_a_body_is_ignored():
+    assert (await through([HOST, (b"connection", b"upgrade"), (b"upgrade", b"h2c"), (b"content-length", b"0")]))[
+        0
+    ] == 200
 
 
 @pytest.mark.parametrize("path", [b"/public/../secret", b"/a//b", b"/tools/%2e%2e/x", b"/a/./b", b"/a%2Fb", b"/a\\b"])

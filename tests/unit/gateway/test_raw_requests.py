@@ -1,0 +1,73 @@
+"""What clients put on the wire and no HTTP library would, against the server and the settings that the product uses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from controlplane.gateway.hygiene import Hygiene
+from tests.matrix.world import listening
+
+HEAD = b"POST /tools/refund HTTP/1.1\r\nhost: gateway\r\n"
+INNER = b"GET /inner HTTP/1.1\r\nhost: gateway\r\n\r\n"
+PATIENCE_S = 30
+
+
+@dataclass
+class Door:
+    """Remembers of each request its path, its body and its header fields as they were when the body had been read."""
+
+    asked: list[tuple[str, bytes, list[tuple[bytes, bytes]]]] = field(default_factory=list)
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+    port: int = 0
+
+    async def __call__(self, scope, receive, send):
+        self.entered.set()
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        self.asked.append((scope["path"], body, list(scope["headers"])))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        async with asyncio.timeout(PATIENCE_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            try:
+                yield reader, writer
+            finally:
+                writer.close()
+
+
+@pytest.fixture
+async def door() -> AsyncGenerator[Door]:
+    door = Door()
+    async with listening(Hygiene(door)) as door.port:
+        yield door
+
+
+async def test_trailer_never_becomes_a_header(door: Door):
+    async with door.connected() as (reader, writer):
+        writer.write(HEAD + b"content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n")
+        await door.entered.wait()
+        writer.write(b"0\r\ncontent-type: application/json; charset=utf-7\r\nidempotency-key: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+    ((_, body, headers),) = door.asked
+    assert (body, [name for name, _ in headers]) == (b"{}", [b"host", b"content-type", b"transfer-encoding"])
+
+
+@pytest.mark.parametrize("length", [b"content-length: %d" % len(INNER), b"transfer-encoding: chunked"])
+async def test_body_behind_an_upgrade_is_never_taken_for_a_request(door: Door, length: bytes):
+    async with door.connected() as (reader, writer):
+        writer.write(HEAD + b"connection: upgrade\r\nupgrade: h2c\r\n" + length + b"\r\n\r\n")
+        refused = await reader.readuntil(b"}")
+        writer.write(INNER)
+        rest = await reader.read()
+    assert (refused[:12], rest, door.asked) == (b"HTTP/1.1 400", b"", [])
+    assert b"upgrade_with_body" in refused
