@@ -12,7 +12,7 @@ import numpy as np
 
 from inference.savedmodel.runtime import Example, GraphError, UnsupportedModel
 from inference.tfserving import checks, tensors, wire
-from inference.tfserving.checks import CLASSIFY, REGRESS, Head
+from inference.tfserving.checks import CLASSIFY, REGRESS
 from inference.tfserving.servables import Code, Runnable, Servables, ServingError, Version
 from inference.tfserving.signatures import Signature
 from inference.tfserving.tensors import Array
@@ -145,9 +145,7 @@ def _answered_by(spec: Any, asked: Any, version: Version, signature: str) -> Non
 
 def _inputs(signature: Signature, protos: Any) -> dict[str, Array]:
     for name, wanted in signature.inputs.items():
-        shape = protos[name].tensor_shape
-        sizes = None if shape.unknown_rank else tuple(dim.size for dim in shape.dim)
-        checks.check_head(name, Head(protos[name].dtype, sizes), wanted)
+        checks.check_head(name, checks.head_of(protos[name]), wanted)
     try:
         return tensors.read_all(protos)
     except tensors.TensorError as error:

@@ -1,26 +1,24 @@
 """Whether a request fits a model's signature, told before the model is asked, in TF Serving's own codes and words.
 
-Reads the heads of the tensors and not their values, so that a large tensor costs no more than a small one. What only
-values can tell (an element count that does not fit the shape) is left to the server where it is not in
-``tensor_content``.
+Reads the heads of the tensors and not their values. What only values can tell (an element count that does not fit the
+shape) is left to the server where it is not in ``tensor_content``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from inference.tfserving import tensors, wire
-from inference.tfserving.schema import message
 from inference.tfserving.signatures import Signature, TensorSpec
 
 PREDICT, CLASSIFY, REGRESS = (f"tensorflow/serving/{name}" for name in ("predict", "classify", "regress"))
 WORDS = {CLASSIFY: "classification", REGRESS: "regression"}
 METHOD_OF = {"Classify": CLASSIFY, "Regress": REGRESS}
 INVALID, PRECONDITION, UNIMPLEMENTED = "invalid_argument", "failed_precondition", "unimplemented"
-_Shape = message("tensorflow.TensorShapeProto")
 
 
 class Misfit(ValueError):
@@ -52,11 +50,11 @@ def check_request(operation: str, body: bytes, signatures: Mapping[str, Signatur
 
 
 def _check_predict(body: bytes, signatures: Mapping[str, Signature]) -> None:
-    signature = signature_for(wire.spec_of(body).signature_name, signatures)
-    heads, outputs = _heads_in(body)
-    check_names(signature, heads, outputs)
-    for name, head in heads.items():
-        check_head(name, head, signature.inputs[name])
+    request = wire.parse(wire.PredictRequest, body)
+    signature = signature_for(request.model_spec.signature_name, signatures)
+    check_names(signature, request.inputs, request.output_filter)
+    for name, tensor in request.inputs.items():
+        check_head(name, head_of(tensor, len(tensor.tensor_content)), signature.inputs[name])
 
 
 def signature_for(name: str, signatures: Mapping[str, Signature]) -> Signature:
@@ -81,6 +79,12 @@ def check_names(signature: Signature, inputs: Collection[str], outputs: Iterable
                 f"output tensor alias not found in signature: {name} "
                 f"Outputs expected to be in the set {_set(signature.outputs)}.",
             )
+
+
+def head_of(tensor: Any, content_bytes: int | None = None) -> Head:
+    """Of a ``TensorProto``."""
+    shape = tensor.tensor_shape
+    return Head(tensor.dtype, None if shape.unknown_rank else tuple([dim.size for dim in shape.dim]), content_bytes)
 
 
 def check_head(name: str, head: Head, wanted: TensorSpec) -> None:
@@ -119,8 +123,8 @@ def check_tasks(tasks: Collection[Any], signatures: Mapping[str, Signature]) -> 
     """The tasks of a ``MultiInferenceRequest``: one model, each signature once, all over the same input."""
     check_one_model(tasks)
     names = [task.model_spec.signature_name or wire.DEFAULT_SIGNATURE for task in tasks]
-    for name in names:
-        if names.count(name) > 1:
+    for name, times in Counter(names).items():
+        if times > 1:
             raise Misfit(INVALID, f"Duplicate evaluation of signature: {name}")
     inputs = set()
     for name, task in zip(names, tasks, strict=True):
@@ -143,46 +147,6 @@ def check_one_model(tasks: Collection[Any]) -> None:
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return len(shape) == len(wanted) and all(want in (-1, have) for want, have in zip(wanted, shape, strict=True))
-
-
-def _heads_in(body: bytes) -> tuple[dict[str, Head], list[str]]:
-    """Inputs and output filter of a ``PredictRequest``."""
-    heads: dict[str, Head] = {}
-    outputs: list[str] = []
-    for number, value in _values(memoryview(body)):
-        if number == 2:  # noqa: PLR2004  inputs, a map entry
-            entry = dict(_values(value))
-            heads[_text(entry.get(1, b""))] = _head(entry.get(2, memoryview(b"")))
-        elif number == 3:  # noqa: PLR2004  output_filter
-            outputs.append(_text(value))
-    return heads, outputs
-
-
-def _head(tensor: memoryview) -> Head:
-    dtype, shape, content = 0, b"", None
-    for number, value in _values(tensor):
-        match number:
-            case 1:
-                dtype = wire.varint_in(value)
-            case 2:
-                shape += bytes(value)  # a message that comes twice is merged
-            case 4:
-                content = len(value)
-    parsed = wire.parse(_Shape, shape)
-    sizes = None if parsed.unknown_rank else tuple(dim.size for dim in parsed.dim)
-    return Head(dtype, sizes, content)
-
-
-def _values(message_bytes: memoryview) -> Iterator[tuple[int, memoryview]]:
-    for number, start, _, end in wire.fields(message_bytes):
-        yield number, message_bytes[start:end]
-
-
-def _text(raw: memoryview | bytes) -> str:
-    try:
-        return bytes(raw).decode()
-    except UnicodeDecodeError:
-        raise wire.WireError("a name is not valid UTF-8") from None
 
 
 def _set(names: Iterable[str]) -> str:

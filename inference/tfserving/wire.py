@@ -92,6 +92,9 @@ METHODS: dict[str, Method] = {
         Method(MODEL_SERVICE, RELOAD, ReloadConfigRequest, ReloadConfigResponse),
     )
 }
+MOST_FIELDS = 10_000
+"""Of one message. Four megabytes of two-byte fields would keep everybody else waiting for seconds."""
+
 REQUEST_SPEC = 1  # every request but a reload keeps its model spec in field 1, or in field 1 of each of its tasks
 
 
@@ -170,10 +173,12 @@ def _merge(spec: Any, raw: bytes) -> None:
 
 
 def fields(body: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
-    """(number, start of the value, start of the tag, end) of each top-level field."""
-    at = 0
+    """(number, start of the value, start of the tag, end) of each top-level field. Raises ``WireError``."""
+    at = count = 0
     while at < len(body):
-        begin = at
+        begin, count = at, count + 1
+        if count > MOST_FIELDS:
+            raise WireError(f"more than {MOST_FIELDS} fields in one message")
         tag, at = _read_varint(body, at)
         start, at = _skip(body, at, tag & 7)
         if at > len(body) or tag >> 3 == 0:
@@ -207,11 +212,6 @@ def _read_varint(body: bytes | memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:  # noqa: PLR2004  the continuation bit
             return value, at
     raise WireError("a varint of more than ten bytes")
-
-
-def varint_in(raw: bytes | memoryview) -> int:
-    """The number that a varint's bytes mean. Raises ``WireError``."""
-    return _read_varint(raw, 0)[0]
 
 
 def varint(value: int) -> bytes:

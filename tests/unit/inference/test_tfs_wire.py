@@ -72,6 +72,13 @@ def test_malformed_bytes_are_a_wire_error(body: bytes) -> None:
         wire.spec_of(body)
 
 
+def test_a_message_of_nothing_but_fields_is_not_walked_to_its_end() -> None:
+    tiny = b"\x1a\x00"  # an empty output filter
+    assert wire.spec_of(tiny * wire.MOST_FIELDS).name == ""
+    with pytest.raises(wire.WireError, match="more than 10000 fields"):
+        wire.with_spec(tiny * (wire.MOST_FIELDS + 1), wire.ModelSpec(name="risk"))
+
+
 def test_parse_names_the_message_it_wanted() -> None:
     with pytest.raises(wire.WireError, match=r"tensorflow\.serving\.PredictRequest"):
         wire.parse(wire.PredictRequest, b"\x0a\x05ab")
