@@ -82,6 +82,17 @@ def test_what_has_no_such_rows_has_none(body: bytes) -> None:
     assert RowFinder("x", 2).find(body) is None
 
 
+@pytest.mark.parametrize(("rows", "seen"), [(1_000, 1_000), (10_000_000, 0)])
+def test_one_value_that_stands_for_millions_is_not_written_out(rows: int, seen: int) -> None:
+    message = PredictRequest()
+    tensor = message.inputs["x"]
+    tensor.dtype = 1
+    for size in (rows, 2):
+        tensor.tensor_shape.dim.add().size = size
+    tensor.float_val.append(1.0)
+    assert len(found(RowFinder("x", 2), message.SerializeToString()) or ()) == seen
+
+
 def test_places_are_bounded() -> None:
     finder = RowFinder("x", 1)
     for rows in range(1, 3 * PLACES):
