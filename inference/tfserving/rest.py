@@ -36,7 +36,12 @@ class RestError(ValueError):
 def parse(body: bytes) -> dict[str, Any]:
     """Raises ``RestError``."""
     try:
-        document = json.loads(body)
+        text = body.decode()
+        document = json.loads(text)
+        if "\\u" in text:
+            json.dumps(document, ensure_ascii=False).encode()  # fails for lone surrogates, which no message can carry
+    except UnicodeEncodeError:
+        raise RestError("JSON Parse error: a string is not valid Unicode") from None
     except (ValueError, RecursionError) as error:
         raise RestError(f"JSON Parse error: {error}") from None
     if not isinstance(document, dict):
@@ -128,6 +133,8 @@ def _flat(value: Any) -> tuple[list[Any], tuple[int, ...]]:
         if any(not isinstance(one, list) or len(one) != size for one in level):
             raise RestError("nested lists have different lengths; a tensor is rectangular")
         shape.append(size)
+        if len(shape) > tensors.MAX_RANK:
+            raise RestError(f"lists are nested deeper than {tensors.MAX_RANK} times")
         level = list(chain.from_iterable(level))
     return level, tuple(shape)
 

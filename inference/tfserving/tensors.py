@@ -78,6 +78,8 @@ NAMES: dict[int, str] = {
 MAX_ELEMENTS = 64 * 1024 * 1024
 """A proto of twenty bytes may claim any shape ("the last value repeats"); beyond this it is refused unread."""
 
+MAX_RANK = 64  # numpy's
+
 
 class TensorError(ValueError):
     """A tensor that cannot be written or read; the message says what does not add up."""
@@ -168,7 +170,9 @@ def _shape(proto: Any) -> tuple[int, ...]:
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
     if any(size < 0 for size in shape):
         raise TensorError(f"shape {list(shape)} has a negative dimension")
-    if math.prod(shape) > MAX_ELEMENTS:
+    if len(shape) > MAX_RANK:
+        raise TensorError(f"a tensor of {len(shape)} dimensions; at most {MAX_RANK} are read")
+    if math.prod(size for size in shape if size) > MAX_ELEMENTS:  # numpy refuses such sizes beside a 0 as well
         raise TensorError(f"shape {list(shape)} has more than {MAX_ELEMENTS} elements")
     return shape
 

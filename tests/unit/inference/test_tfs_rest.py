@@ -113,6 +113,7 @@ def test_a_value_of_the_wrong_kind_is_never_coerced(code: int, value: Any, words
         ({"instances": [[1, 2], [3]]}, "rectangular"),
         ({"instances": [[1], 2]}, "rectangular"),
         ({"instances": [[[1]], [1]]}, "rectangular"),
+        ({"instances": json.loads("[" * 65 + "1" + "]" * 65)}, "deeper than 64 times"),
         ({"instances": [1], "signature_name": 5}, "signature_name"),
     ],
 )
@@ -127,7 +128,9 @@ def test_several_inputs_need_names() -> None:
             converted(document, known(a=FLOAT, b=FLOAT))
 
 
-@pytest.mark.parametrize("body", [b"", b"[1]", b"{", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body", [b"", b"[1]", b"{", b"\xff", b"[" * 100_000, b'{"\\ud800": 1}', b'{"a": "\xed\xa0\x80"}']
+)
 def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(RestError):
         rest.parse(body)

@@ -116,12 +116,18 @@ def test_content_of_the_wrong_length_is_refused_with_the_length_it_needs() -> No
         read(proto)
 
 
-@pytest.mark.parametrize("sizes", [(-1, 2), (1 << 40,), (1 << 20, 1 << 20)])
+@pytest.mark.parametrize("sizes", [(-1, 2), (1 << 40,), (1 << 20, 1 << 20), (0, 1 << 62, 1 << 62)])
 def test_a_shape_from_a_stranger_allocates_nothing(sizes: tuple[int, ...]) -> None:
     proto = _shaped(1, *sizes)
     proto.float_val.append(1)
     with pytest.raises(TensorError, match=r"negative|more than"):
         read(proto)
+
+
+def test_more_dimensions_than_an_array_can_have_are_refused() -> None:
+    assert read(_shaped(1, *[1] * 64)).ndim == 64
+    with pytest.raises(TensorError, match="65 dimensions"):
+        read(_shaped(1, *[1] * 65))
 
 
 def test_unknown_rank_and_foreign_dtypes_are_refused() -> None:
