@@ -5,6 +5,7 @@ Translates everything aiohttp raises into the ``BackendError`` family, once, for
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Collection, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from inference.errors import BackendBroke, BackendError, BackendTimeout, Backend
 
 CONNECT_TIMEOUT_S = 5.0
 OUR_CREDENTIAL_REFUSED = frozenset({401, 407})
+JSON = "application/json"
+JSON_TYPE = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json")
 REDIRECTS = range(300, 400)
 SILENCED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # aiohttp must not speak for the agent
 
@@ -38,10 +41,18 @@ class Outbound:
 
     def all_headers(self) -> CIMultiDict[str]:
         headers = CIMultiDict(self.headers)
+        if self.body:
+            headers["content-type"] = as_json(headers.get("content-type", JSON))
         headers["accept-encoding"] = "identity"  # what we pass on must be what we could have read
         if self.credential is not None:
             headers[self.credential[0]] = self.credential[1]
         return headers
+
+
+def as_json(content_type: str) -> str:
+    """What a body is that was decided on as JSON: an upstream that took it for a form would read other values."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind if JSON_TYPE.fullmatch(kind) else JSON
 
 
 def open_session() -> aiohttp.ClientSession:

@@ -97,6 +97,29 @@ async def test_the_body_goes_out_as_it_is_with_our_credential_and_nothing_of_the
     assert not {"cookie", "user-agent"} & set(seen)
 
 
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        (("application/x-www-form-urlencoded",), "application/json"),
+        (('multipart/form-data; boundary="a+json"',), "application/json"),
+        (("application/x-www-form-urlencoded, text/a+json",), "application/json"),
+        (("application/json", "application/x-www-form-urlencoded"), "application/json"),
+        ((), "application/json"),
+        (("Application/LD+JSON; profile=x",), "application/ld+json"),
+    ],
+)
+async def test_what_was_decided_on_as_json_is_called_nothing_else(
+    upstream: Upstream, session: aiohttp.ClientSession, said: tuple[str, ...], sent: str
+) -> None:
+    """A tool that takes forms would find other arguments in the same bytes."""
+    tool, server = HttpTool(name="refund", url=upstream.url), McpServer(name="refund", url=upstream.url)
+    headers = tuple(("content-type", each) for each in said)
+    for backend in (HttpToolBackend([tool], session), McpBackend(session, remote_endpoints((server,)))):
+        async with backend.send(call(headers=headers)) as reply:
+            await read(reply)
+    assert [seen["content-type"] for _, seen, _ in upstream.requests] == [sent, sent]
+
+
 async def test_nothing_an_upstream_says_is_remembered_for_the_next_caller(
     upstream: Upstream, session: aiohttp.ClientSession
 ) -> None:
