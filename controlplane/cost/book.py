@@ -297,7 +297,7 @@ class CostBook:
             return
         try:
             found = _read_snapshot(self._file.read_bytes())
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:
             log.warning("the cost snapshot cannot be read; reading the ledger anew", extra={"cause": str(error)})
             return
         last = self._ledger.get(found.index)

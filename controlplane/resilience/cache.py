@@ -43,7 +43,7 @@ def canonical(body: bytes) -> bytes:
     """JSON without the accidents of spacing and order; anything else as it is."""
     try:
         return msgspec.json.encode(msgspec.json.decode(body), order="sorted")
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # no JSON, no text at all, or nested deeper than anybody reads
         return body
 
 

@@ -286,7 +286,7 @@ class SharedBreakers:
     def _hear(self, data: bytes) -> None:
         try:
             moved = msgspec.json.decode(data, type=Moved)
-        except msgspec.MsgspecError:
+        except ValueError:
             return
         if moved.by == self._gateway:
             return
@@ -342,5 +342,5 @@ def _hold_in(field: bytes) -> Hold | None:
 def _statement_in(value: bytes) -> Statement | None:
     try:
         return msgspec.json.decode(value, type=Statement)
-    except msgspec.MsgspecError:
+    except ValueError:
         return None

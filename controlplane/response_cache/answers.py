@@ -84,7 +84,7 @@ def read(text: bytes) -> Saved | None:
     """None for what we did not write, or wrote in another release."""
     try:
         found = _decode(text)
-    except msgspec.DecodeError:
+    except ValueError:
         return None
     return Saved(found.headers, found.pieces, found.served_by, found.made_at_s, found.ttl_s, *found.usage)
 
@@ -107,14 +107,15 @@ def is_sound(request: BackendRequest, body: bytes) -> bool:
         return bool(body)
     try:
         documents = [msgspec.json.decode(body)] if not request.streams else list(_events(body))
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # no JSON, no text at all, or nested deeper than anybody reads
         return False
     if any(not isinstance(one, dict) or one.get("error") for one in documents):
         return False
     if request.operation != "responses":
         return bool(documents)
     last: Any = documents[-1] if documents else {}
-    return bool((last.get("response", {}) if request.streams else last).get("status") == "completed")
+    answer = last.get("response") if request.streams else last
+    return isinstance(answer, dict) and answer.get("status") == "completed"
 
 
 def _events(body: bytes) -> Any:

@@ -405,17 +405,19 @@ async def test_after_a_failure_probes_do_not_wait_for_redis_one_by_one(world: Wo
     ("field_", "value"),
     [
         ("operator risk/2", "no json"),
+        ("operator risk/2", b'{"held": true, "by": "\xff", "at_ms": 1}'),
         ("operator risk/2", '{"held": "yes", "by": "x", "at_ms": 1}'),
         ("Operator! risk/2", '{"held": true, "by": "x", "at_ms": 1}'),
         ("operator ", '{"held": true, "by": "x", "at_ms": 1}'),
         ("operator a\nb", '{"held": true, "by": "x", "at_ms": 1}'),
     ],
 )
-async def test_nonsense_in_redis_is_passed_over(world: World, client: Redis, field_: str, value: str) -> None:
+async def test_nonsense_in_redis_is_passed_over(world: World, client: Redis, field_: str, value: str | bytes) -> None:
     await client.hset(HOLDS, field_, value)
     await client.hset(HOLDS, "operator risk/3", '{"held": true, "by": "x", "at_ms": 1}')
     one = await world.gateway("a", runs=False)
     assert await one.shared.sync()
+    one.shared._hear(value.encode() if isinstance(value, str) else value)
     assert one.breakers.holds() == [("risk/3", "operator")]
 
 

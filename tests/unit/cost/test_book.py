@@ -199,8 +199,10 @@ async def test_a_snapshot_saves_reading_and_changes_nothing(tmp_path: Path) -> N
     assert again.run("acme", "c" * 32) == anew.run("acme", "c" * 32)
 
 
-@pytest.mark.parametrize("spoil", ["another ledger", "nonsense"])
-async def test_a_snapshot_of_something_else_is_not_believed(tmp_path: Path, spoil: str) -> None:
+@pytest.mark.parametrize(
+    "spoil", [b"", b"{", b'{"version":1,"index":0,"leaf_hash":"\xff"}'], ids=["another ledger", "no JSON", "no text"]
+)
+async def test_a_snapshot_of_something_else_is_not_believed(tmp_path: Path, spoil: bytes) -> None:
     file = tmp_path / "costs.json"
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
@@ -209,8 +211,8 @@ async def test_a_snapshot_of_something_else_is_not_believed(tmp_path: Path, spoi
     first = book(tmp_path / "one", file=file)
     first.catch_up()
     first.save()
-    if spoil == "nonsense":
-        file.write_bytes(b"{")
+    if spoil:
+        file.write_bytes(spoil)
     found = book(tmp_path / "other", file=file)
     found.catch_up()
     assert totals(found) == {(): 5}

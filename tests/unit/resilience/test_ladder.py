@@ -226,6 +226,16 @@ def test_spacing_and_order_of_json_do_not_change_the_question() -> None:
     assert cache_key(one) != cache_key(replace(one, body=b'{"input":[2,1],"model":"m"}'))
 
 
+@pytest.mark.parametrize("body", [b'{"input":"\xff"}', b'\n"\xff', b"[" * 100_000])
+async def test_question_that_is_no_text_is_one_all_the_same(body: bytes) -> None:
+    stage = Stage()
+    asked = replace(ASKED, operation="embeddings", body=body)
+    await stage.ask(asked)
+    stage.primary.error = DOWN
+    reply, answer = await stage.ask(asked)
+    assert (answer, reply.rung) == (b"primary", "cache")
+
+
 def test_parts_of_the_key_cannot_run_into_each_other() -> None:
     assert cache_key(replace(ASKED, scope="a", target="bc")) != cache_key(replace(ASKED, scope="ab", target="c"))
 

@@ -29,7 +29,9 @@ def test_written_answer_reads_the_same() -> None:
     assert (after.usage(), after.size_bytes) == (Usage(3, None, 0), before.size_bytes)
 
 
-@pytest.mark.parametrize("text", [b"", b"\x00", b"\x90", written(saved())[:-1], written(saved()) + b"\x00"])
+@pytest.mark.parametrize(
+    "text", [b"", b"\x00", b"\x90", b"\x96\x90\x90\xa1\xff", written(saved())[:-1], written(saved()) + b"\x00"]
+)
 def test_what_nobody_of_us_wrote_is_no_answer(text: bytes) -> None:
     assert read(text) is None
 
@@ -70,6 +72,10 @@ def test_only_the_version_that_was_meant_speaks_for_itself(reply: BackendReply, 
         ("responses", False, b'{"status":"incomplete","error":null}', False),
         ("responses", True, b'data: {"type":"x"}\n\ndata: {"response":{"status":"completed"}}\n\n', True),
         ("responses", True, b'data: {"response":{"status":"failed"}}\n\n', False),
+        ("responses", True, b'data: {"response":null}\n\n', False),
+        ("responses", True, b"data: [DONE]\n\n", False),
+        ("chat", False, b'{"choices":"\xff"}', False),
+        ("embeddings", False, b"[" * 100_000, False),
     ],
 )
 def test_the_word_of_a_failure_under_a_200_is_no_answer(
