@@ -25,7 +25,7 @@ POLL_S = 0.5
 DEFAULTS = AuditSettings()
 LEDGER = click.option(
     "--ledger",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
     default=DEFAULTS.path,
     show_default=True,
     envvar="AUDIT_LEDGER",
@@ -66,7 +66,7 @@ def verify_command(ledger: Path, key_text: str, anchors: tuple[Path, ...], as_js
     """
     try:
         report = verify(ledger, _key(key_text), since=[path.read_bytes() for path in anchors])
-    except (AuditError, OSError) as error:
+    except (AuditError, OSError, UnicodeDecodeError) as error:
         click.echo(f"cannot verify: {error}", err=True)
         sys.exit(2)
     click.echo(json.dumps(_report_object(report)) if as_json else _report_text(report))
@@ -148,7 +148,9 @@ def _report_text(report: Report) -> str:
     if report.is_sound:
         return "\n".join([*lines, "SOUND"])
     lines[-1] = f"in flight {len(report.open_intents)}, earlier checkpoints given {report.anchors}"
-    return "\n".join([*lines, *map(str, report.faults), f"NOT SOUND: {report.fault_count} faults"])
+    return "\n".join(
+        [*lines, *(_visible(str(fault)) for fault in report.faults), f"NOT SOUND: {report.fault_count} faults"]
+    )
 
 
 def _print(records: list[Record], as_json: bool) -> None:
@@ -156,8 +158,14 @@ def _print(records: list[Record], as_json: bool) -> None:
         click.echo(_json(record) if as_json else _line(record))
 
 
+def _visible(text: str) -> str:
+    """What callers named must not steer a terminal or begin a line of its own: shown as JSON escapes it."""
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
+
+
 def _json(record: Record) -> str:
-    return json.dumps({"index": record.index, "leaf_hash": record.leaf_hash.hex(), **record.body}, ensure_ascii=False)
+    said = {"index": record.index, "leaf_hash": record.leaf_hash.hex(), **record.body}
+    return _visible(json.dumps(said, ensure_ascii=False))
 
 
 def _line(record: Record) -> str:
@@ -170,12 +178,13 @@ def _line(record: Record) -> str:
     columns = (
         f"{record.index:>8}  {_when(record)}  {record.kind:<12} {result:<9} {principal:<20} {what} {reason} {about}"
     )
-    return columns.rstrip()
+    return _visible(columns.rstrip())
 
 
 def _page(record: Record) -> str:
     head = f"record {record.index}  {record.kind}  {_when(record)}\nleaf   {record.leaf_hash.hex()}"
-    return f"{head}\n{json.dumps(record.body, indent=2, ensure_ascii=False)}"
+    body = json.dumps(record.body, indent=2, ensure_ascii=False)
+    return "\n".join([head, *map(_visible, body.split("\n"))])
 
 
 def _when(record: Record) -> str:

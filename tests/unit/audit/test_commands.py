@@ -57,9 +57,12 @@ def test_what_cannot_be_checked_exits_with_two(
 ) -> None:
     assert run(settings, "verify", "--key", "nonsense+00+AA").exit_code == 2
     assert run(settings, "verify", "--key", str(tmp_path / "absent")).exit_code == 2
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    assert run(settings, "verify", "--key", str(tmp_path / "binary")).exit_code == 2
     settings.path.unlink()
     for command in (["verify"], ["show", "1"], ["tail"]):
-        assert run(settings, *command).exit_code == 2
+        told = run(settings, *command)
+        assert (told.exit_code, "does not exist" in told.output) == (2, True)
     assert run(settings, "verify", "--nonsense").exit_code == 2
 
 
@@ -72,7 +75,23 @@ def test_show_prints_an_intent_with_its_outcome(settings: AuditSettings, receipt
     assert receipts[0].leaf_hash.hex() in text
 
 
-@pytest.mark.parametrize("which", ["99", "nothing"])
+HOSTILE = "/tool/a\n     999  forged \x1b[2J\x9b31m \u202egpj.exe ÆØ"
+
+
+async def test_what_a_caller_named_cannot_forge_a_line_or_steer_a_terminal(settings: AuditSettings) -> None:
+    ledger = SqliteLedger(settings)
+    await ledger.open()
+    await ledger.append("deny", {"action": {"name": HOSTILE}})
+    await ledger.close()
+    for command in (["tail"], ["tail", "--json"], ["show", "1"], ["show", "1", "--json"]):
+        told = run(settings, *command).output
+        assert "\\n     999  forged \\u001b[2J\\u009b31m \\u202egpj.exe ÆØ" in told
+        assert all(each.isprintable() for each in told.replace("\n", ""))
+    assert len(run(settings, "tail").output.splitlines()) == 2
+    assert json.loads(run(settings, "show", "1", "--json").output)["action"]["name"] == HOSTILE
+
+
+@pytest.mark.parametrize("which", ["99", "9" * 30, "nothing"])
 def test_show_exits_with_one_when_there_is_no_such_record(
     settings: AuditSettings, receipts: list[LedgerReceipt], which: str
 ) -> None:
