@@ -35,6 +35,8 @@ class _Checked(msgspec.Struct):
 
 
 _encode = msgspec.json.Encoder(order="sorted").encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_checked = msgspec.json.Decoder(dict[str, _Json]).decode
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 ENVELOPE = frozenset(
@@ -102,12 +104,24 @@ def canonical(body: Mapping[str, Any]) -> bytes:
     return encoded
 
 
-def is_canonical(stored: bytes, body: Mapping[str, Any]) -> bool:
-    """Whether ``stored`` is exactly how ``body`` would be written."""
+def from_canonical(stored: bytes) -> dict[str, Any] | None:
+    """What ``stored`` says, if it is exactly how that would be written; else None."""
     try:
-        return canonical(body) == stored
-    except RecordRefused:
-        return False
+        body = _decode_checked(stored)
+        is_canonical = len(stored) <= MAX_BYTES and _encode(body) == stored
+    except (msgspec.DecodeError, UnicodeError):
+        return None
+    if not is_canonical or (not stored.isascii() and _has_astral_key(body)):
+        return None
+    return body
+
+
+def from_json(stored: bytes) -> dict[str, Any]:
+    """What ``stored`` says, canonical or not. Raises ``ValueError`` unless it is a JSON object."""
+    try:
+        return _decode(stored)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _has_astral_key(value: object) -> bool:

@@ -9,32 +9,31 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
-
-import msgspec
+from typing import TypeVar
 
 from audit import merkle
-from audit.entry import LedgerHead, Record, event_time_ms, is_event_id
+from audit.entry import LedgerHead, Record, event_time_ms, from_json, is_event_id
 from audit.errors import AuditUnavailable, LedgerCorrupt
 from audit.merkle import Frontier
 
 SEARCH_MS = (2_000, 60_000)
 """How far from an event id's own time its record is looked for, before the whole log is: clocks err."""
 
+MAX_INDEX = 2**63 - 1  # SQLite's largest integer
+
 Result = TypeVar("Result")
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write. A closed ledger on read-only media has no WAL and is opened as immutable."""
+    """A connection that cannot write. A closed ledger on read-only media has no journal and is opened as immutable."""
     uri = path.absolute().as_uri()
-    writable_beside = path.with_name(path.name + "-wal").exists()
+    has_journal = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
     connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None, timeout=1.0)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.OperationalError:
         connection.close()
-        if writable_beside or not path.exists():
+        if has_journal or not path.exists():
             raise
         connection = sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
     return connection
@@ -47,21 +46,29 @@ class LedgerReader:
         self._path = path
 
     def head(self) -> LedgerHead:
-        row = self._ask(lambda db: db.execute("SELECT frontier, checkpoint FROM head").fetchone())
-        frontier = Frontier.unpack(row[0])
-        return LedgerHead(frontier.size, frontier.root(), row[1])
+        rows = self._ask(lambda db: db.execute("SELECT frontier, checkpoint FROM head").fetchall())
+        try:
+            ((packed, checkpoint),) = rows
+            frontier = Frontier.unpack(packed)
+        except (ValueError, TypeError) as error:
+            raise LedgerCorrupt(f"head: {error}") from error
+        return LedgerHead(frontier.size, frontier.root(), checkpoint)
 
     def read(
         self, after: int = -1, limit: int = 100, *, newest: bool = False, kinds: Sequence[str] | None = None
     ) -> list[Record]:
         """Records with an index above ``after``: the first ``limit`` in order, or the last ones, newest first."""
+        if after >= MAX_INDEX:
+            return []
         wanted = "" if kinds is None else f" AND kind IN ({','.join('?' * len(kinds))})"
         order = "DESC" if newest else "ASC"
         statement = f"SELECT idx, leaf, body FROM log WHERE idx > ?{wanted} ORDER BY idx {order} LIMIT ?"  # noqa: S608  only marks
-        rows = self._ask(lambda db: db.execute(statement, (after, *(kinds or ()), limit)).fetchall())
+        rows = self._ask(lambda db: db.execute(statement, (after, *(kinds or ()), min(limit, MAX_INDEX))).fetchall())
         return [_record(row) for row in rows]
 
     def get(self, index: int) -> Record | None:
+        if index > MAX_INDEX:
+            return None
         row = self._ask(lambda db: db.execute("SELECT idx, leaf, body FROM log WHERE idx = ?", (index,)).fetchone())
         return None if row is None else _record(row)
 
@@ -92,7 +99,7 @@ class LedgerReader:
 
     def _leaves(self, size: int | None) -> list[bytes]:
         def fetch(db: sqlite3.Connection) -> list[bytes]:
-            until = db.execute("SELECT size FROM head").fetchone()[0] if size is None else size
+            until = _size(db) if size is None else size
             return [row[0] for row in db.execute("SELECT leaf FROM log WHERE idx < ? ORDER BY idx", (until,))]
 
         leaves = self._ask(fetch)
@@ -104,8 +111,7 @@ class LedgerReader:
         statement = f"SELECT idx, leaf, body FROM log WHERE idx >= ? AND idx < ? AND {condition} LIMIT 1"  # noqa: S608  our words
 
         def search(db: sqlite3.Connection) -> tuple[int, bytes, bytes] | None:
-            size = db.execute("SELECT size FROM head").fetchone()[0]
-            for low, high in _windows(db, event_id, size):
+            for low, high in _windows(db, event_id, _size(db)):
                 row: tuple[int, bytes, bytes] | None = db.execute(statement, (low, high, value)).fetchone()
                 if row is not None:
                     return row
@@ -152,9 +158,21 @@ def _first_at(db: sqlite3.Connection, time_ms: int, size: int) -> int:
     return low
 
 
+def _size(db: sqlite3.Connection) -> int:
+    row = db.execute("SELECT size FROM head").fetchone()
+    if row is None or not isinstance(row[0], int):
+        raise LedgerCorrupt("no head")
+    return row[0]
+
+
 def _record(row: tuple[int, bytes, bytes]) -> Record:
+    """Whoever reads may rely on what every record has. The rest of a body is the business of its kind."""
     index, leaf, stored = row
     try:
-        return Record(index, leaf, stored, _decode(stored))
-    except msgspec.DecodeError as error:
+        body = from_json(stored)
+    except (ValueError, TypeError) as error:
         raise LedgerCorrupt(f"record {index} is not JSON") from error
+    has_names = isinstance(body.get("kind"), str) and isinstance(body.get("event_id"), str)
+    if not has_names or not isinstance(body.get("time_ms"), int):
+        raise LedgerCorrupt(f"record {index} does not say what, which or when")
+    return Record(index, leaf, stored, body)

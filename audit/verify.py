@@ -13,23 +13,29 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import msgspec
+from typing import Any
 
 from audit.checkpoint import Checkpoint, VerifierKey, open_checkpoint
-from audit.entry import VERSION, LedgerReceipt, is_canonical, is_event_id
-from audit.errors import NoteRefused
+from audit.entry import VERSION, LedgerReceipt, from_canonical, from_json, is_event_id
+from audit.errors import AuditUnavailable, NoteRefused
 from audit.merkle import EMPTY_ROOT, Frontier, leaf_hash
 from audit.reader import connect_read_only
 from audit.schema import TABLES
 
 MAX_FAULTS = 100
 EVERY_RECORD = "SELECT idx, event_id, kind, time_ms, closes, leaf, body FROM log ORDER BY idx"
+NOT_NOW = {
+    sqlite3.SQLITE_BUSY: "locked",
+    sqlite3.SQLITE_LOCKED: "locked",
+    sqlite3.SQLITE_CANTOPEN: "io_error",
+    sqlite3.SQLITE_READONLY: "io_error",  # a journal lies there that only a writer may play back
+}
+"""Errors that say nothing about what is stored: there is no verdict then."""
 
 Anchor = str | bytes | Checkpoint | LedgerReceipt
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
+Projection = tuple[object, object, object, object]  # event_id, kind, time_ms, closes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ def verify(path: Path, verifier_key: str | VerifierKey, *, since: Anchor | Itera
     Raises:
         NoteRefused: ``verifier_key`` or an anchor is not what it should be; nothing can be said then.
         FileNotFoundError: there is no file.
+        AuditUnavailable: the file is locked, or may not be opened.
     """
     key = verifier_key if isinstance(verifier_key, VerifierKey) else VerifierKey.parse(verifier_key)
     audit = _Audit(key, _anchors(since, key))
@@ -83,10 +90,14 @@ def verify(path: Path, verifier_key: str | VerifierKey, *, since: Anchor | Itera
         raise FileNotFoundError(path)
     try:
         with closing(connect_read_only(path)) as connection:
-            connection.text_factory = bytes  # a flipped byte in a text column must not stop the reading
+            # A flipped byte in a text column must not stop the reading, nor be taken for what a body can say.
+            connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
             connection.execute("BEGIN")
             audit.run(connection)
     except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
+        reason = NOT_NOW.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+        if reason is not None:
+            raise AuditUnavailable(reason) from error
         audit.report.blame(audit.report.size, "unreadable", str(error))
     return audit.report
 
@@ -109,18 +120,6 @@ def _anchor(item: Anchor, key: VerifierKey) -> tuple[Checkpoint, LedgerReceipt |
     return open_checkpoint(item.text if isinstance(item, Checkpoint) else item, key), None
 
 
-class _Row(NamedTuple):
-    """A row of ``log`` as stored; text as bytes."""
-
-    idx: int
-    event_id: bytes
-    kind: bytes
-    time_ms: int
-    closes: bytes | None
-    leaf: bytes
-    body: bytes
-
-
 class _Audit:
     """One pass over the log, in order of the index."""
 
@@ -137,8 +136,15 @@ class _Audit:
     def run(self, connection: sqlite3.Connection) -> None:
         self._schema(connection)
         self._compare_root()
-        for row in connection.execute(EVERY_RECORD):
-            self._record(_Row(*row))
+        for index, event_id, kind, time_ms, closes, leaf, stored in connection.execute(EVERY_RECORD):
+            self._leaf(index, leaf, stored)
+            body = self._decoded(index, stored)
+            if body is not None:
+                self._projection(index, body, (event_id, kind, time_ms, closes))
+                self._envelope(index, body)
+                self._pairing(index, body)
+        if self.report.size == 0:
+            self.report.blame(None, "empty", "not even the record that every log begins with")
         self.report.root = self._frontier.root()
         self._head(connection)
         self._open_table(connection)
@@ -146,52 +152,46 @@ class _Audit:
         for size in sorted(self._roots):
             self.report.blame(None, "rolled_back", f"a checkpoint over {size} records exists, here are fewer")
         for (answer,) in connection.execute("PRAGMA integrity_check"):
-            if answer != b"ok":
-                self.report.blame(None, "file_damaged", answer.decode(errors="replace"))
+            if answer != "ok":
+                self.report.blame(None, "file_damaged", answer)
 
     def _schema(self, connection: sqlite3.Connection) -> None:
         """No trigger, view or index may stand in the file: it could change what is written or read."""
-        expected = {(name.encode(), sql.encode()) for name, sql in TABLES.items()}
-        if set(connection.execute("SELECT name, sql FROM sqlite_master")) != expected:
+        if set(connection.execute("SELECT name, sql FROM sqlite_master")) != set(TABLES.items()):
             self.report.blame(None, "schema_changed")
 
-    def _record(self, row: _Row) -> None:
-        index, stored = row.idx, row.body
-        position = self.report.size
-        if index != position:
-            self.report.blame(position, "gap", f"the next stored index is {index}")
+    def _leaf(self, index: int, leaf: object, stored: object) -> None:
+        """The place of a record in the tree."""
+        report = self.report
+        if index != report.size:
+            report.blame(report.size, "gap", f"the next stored index is {index}")
+        if not isinstance(stored, bytes):
+            raise TypeError("its body is not stored as bytes")
         computed = leaf_hash(stored)
-        if computed != row.leaf:
-            self.report.blame(index, "body_altered", "the stored bytes do not hash to the stored leaf hash")
-        promised = self._promised.pop(index, None)
-        if promised is not None and promised.leaf_hash != computed:
-            self.report.blame(index, "not_as_promised", "a receipt shows another record here")
+        if computed != leaf:
+            report.blame(index, "body_altered", "the stored bytes do not hash to the stored leaf hash")
+        if index in self._promised and self._promised.pop(index).leaf_hash != computed:
+            report.blame(index, "not_as_promised", "a receipt shows another record here")
         self._frontier.extend((computed,))
-        self.report.size += 1
-        self._compare_root()
-        body = self._decoded(index, stored)
-        if body is None:
-            return
-        projected = (
-            _bytes(body.get("event_id")),
-            _bytes(body.get("kind")),
-            body.get("time_ms"),
-            _bytes(body.get("closes")),
-        )
-        if projected != (row.event_id, row.kind, row.time_ms, row.closes):
-            self.report.blame(index, "projection_altered", "a column differs from the body")
-        self._envelope(index, body)
-        self._pairing(index, body)
+        report.size += 1
+        if self._roots:
+            self._compare_root()
 
     def _decoded(self, index: int, stored: bytes) -> dict[str, Any] | None:
-        try:
-            body = _decode(stored)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self.report.blame(index, "not_json", str(error))
-            return None
-        if not is_canonical(stored, body):
-            self.report.blame(index, "not_canonical")
+        body = from_canonical(stored)
+        if body is None:
+            try:
+                body = from_json(stored)
+            except ValueError as error:
+                self.report.blame(index, "not_json", str(error))
+            else:
+                self.report.blame(index, "not_canonical")
         return body
+
+    def _projection(self, index: int, body: Mapping[str, Any], stored: Projection) -> None:
+        """Their types count: a kind stored as a blob says the same, and no search by kind would find it."""
+        if (body.get("event_id"), body.get("kind"), body.get("time_ms"), body.get("closes")) != stored:
+            self.report.blame(index, "projection_altered", "a column differs from the body")
 
     def _envelope(self, index: int, body: Mapping[str, Any]) -> None:
         kind = str(body.get("kind"))
@@ -200,14 +200,16 @@ class _Audit:
             self.report.blame(index, "bad_envelope")
         if (kind == "genesis") != (index == 0):
             self.report.blame(index, "genesis_misplaced")
-        log = body.get("log")
-        if kind == "genesis" and not (isinstance(log, dict) and log.get("verifier_key") == str(self._key)):
+        if kind == "genesis" and not self._is_named_by(body.get("log")):
             self.report.blame(index, "another_log", "the genesis record names another key")
         boot, sequence = str(body.get("boot_id")), body.get("node_seq")
         if not isinstance(sequence, int) or sequence <= self._node_seq.get(boot, 0):
             self.report.blame(index, "out_of_sequence", f"node_seq {sequence} in boot {boot}")
         else:
             self._node_seq[boot] = sequence
+
+    def _is_named_by(self, log: object) -> bool:
+        return isinstance(log, dict) and log.get("verifier_key") == str(self._key)
 
     def _pairing(self, index: int, body: Mapping[str, Any]) -> None:
         """Exactly one outcome per intent, and after it."""
@@ -245,7 +247,7 @@ class _Audit:
         if self.report.size == 0 and not note:
             return
         try:
-            checkpoint = open_checkpoint(note, self._key)
+            checkpoint = open_checkpoint(_text(note), self._key)
         except NoteRefused as error:
             self.report.blame(None, "checkpoint_refused", str(error))
             return
@@ -254,20 +256,18 @@ class _Audit:
             self.report.blame(None, "root_differs", f"signed for {checkpoint.size} records with another root hash")
 
     def _open_table(self, connection: sqlite3.Connection) -> None:
-        stored = {_text(row[0]): row[1] for row in connection.execute("SELECT event_id, idx FROM open_intent")}
-        for event_id in stored.keys() ^ self.report.open_intents.keys():
-            index = self.report.open_intents.get(event_id)
-            self.report.blame(index, "open_intents_altered", event_id)
+        stored = dict(connection.execute("SELECT event_id, idx FROM open_intent"))
+        for event_id in sorted({str(event_id) for event_id, _ in stored.items() ^ self.report.open_intents.items()}):
+            self.report.blame(self.report.open_intents.get(event_id), "open_intents_altered", event_id)
 
     def _repeated(self, connection: sqlite3.Connection) -> None:
         statement = "SELECT event_id, max(idx) FROM log GROUP BY event_id HAVING count(*) > 1"
         for event_id, index in connection.execute(statement):
-            self.report.blame(index, "repeated_event", _text(event_id))
+            self.report.blame(index, "repeated_event", str(event_id))
 
 
-def _bytes(value: object) -> bytes | None:
-    return None if value is None else str(value).encode(errors="replace")
-
-
-def _text(value: object) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+def _text(note: object) -> bytes:
+    """The bytes of a text cell, whatever they are."""
+    if not isinstance(note, str):
+        raise NoteRefused("not stored as text")
+    return note.encode(errors="surrogateescape")

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 import audit
-from audit import AuditSettings, LedgerReceipt, NoteRefused, SqliteLedger
+from audit import AuditSettings, AuditUnavailable, LedgerReceipt, NoteRefused, SqliteLedger
 from audit.checkpoint import Signer, open_checkpoint
 from audit.entry import canonical
 from audit.keys import load_signer
@@ -158,7 +158,19 @@ async def test_an_inserted_record_is_found(written: Written) -> None:
 
 
 @pytest.mark.parametrize(
-    "assignment", ["event_id='x'", "kind='note'", "time_ms=time_ms+1", "closes=NULL", "closes='y'", "kind=x'ff'"]
+    "assignment",
+    [
+        "event_id='x'",
+        "kind='note'",
+        "time_ms=time_ms+1",
+        "closes=NULL",
+        "closes='y'",
+        "kind=x'ff'",
+        "kind=CAST(x'ff' AS TEXT)",
+        "kind=CAST(kind AS BLOB)",  # says the same, and a search by kind does not find it any more
+        "event_id=CAST(event_id AS BLOB)",
+        "closes=CAST(closes AS BLOB)",
+    ],
 )
 async def test_an_edited_projection_is_found(written: Written, assignment: str) -> None:
     report = written.change(f"UPDATE log SET {assignment} WHERE idx = 6")
@@ -179,14 +191,53 @@ async def test_an_edited_leaf_hash_is_found(written: Written) -> None:
         ("DELETE FROM head", "head_altered"),
         ("DELETE FROM open_intent", "open_intents_altered"),
         ("INSERT INTO open_intent VALUES('x', 3)", "open_intents_altered"),
+        ("UPDATE open_intent SET idx = 3", "open_intents_altered"),
+        ("UPDATE open_intent SET event_id = CAST(event_id AS BLOB)", "open_intents_altered"),
+        ("UPDATE head SET checkpoint = CAST(checkpoint AS BLOB)", "checkpoint_refused"),
+        ("UPDATE head SET checkpoint = CAST(x'ff' AS TEXT)", "checkpoint_refused"),
         ("DROP TABLE open_intent", "unreadable"),
         ("CREATE TRIGGER quiet AFTER INSERT ON log BEGIN DELETE FROM open_intent; END", "schema_changed"),
         ("CREATE INDEX more ON log(kind)", "schema_changed"),
         ("UPDATE log SET body = 5 WHERE idx = 3", "unreadable"),
+        ("UPDATE log SET body = CAST(body AS TEXT) WHERE idx = 3", "unreadable"),
+        ("UPDATE log SET leaf = CAST(leaf AS TEXT) WHERE idx = 3", "body_altered"),
     ],
 )
 async def test_edits_beside_the_records_are_found(written: Written, statement: str, reason: str) -> None:
     assert reason in reasons(written.change(statement))
+
+
+async def test_a_log_that_was_emptied_is_not_sound(written: Written) -> None:
+    """It needs no key: nothing is signed over no records."""
+    written.change("DELETE FROM log")
+    written.change("DELETE FROM open_intent")
+    report = written.change("UPDATE head SET size = 0, frontier = zeroblob(8), checkpoint = ''")
+    assert found(report) == {(None, "empty")}
+
+
+async def test_a_body_that_nests_without_end_is_found_and_the_rest_is_read(written: Written) -> None:
+    report = written.change("UPDATE log SET body = ? WHERE idx = 9", b'{"a":' + b"[" * 30_000 + b"]" * 30_000 + b"}")
+    assert (9, "not_json") in found(report)
+    assert report.size == RECORDS
+
+
+async def test_a_file_that_cannot_be_opened_just_now_gets_no_verdict(written: Written) -> None:
+    with closing(sqlite3.connect(written.path, isolation_level=None)) as intruder:
+        intruder.execute("PRAGMA locking_mode=EXCLUSIVE")
+        intruder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(AuditUnavailable, match="locked"):
+            verify(written.path, written.key)
+    assert verify(written.path, written.key).is_sound
+
+
+async def test_a_journal_that_waits_to_be_played_back_is_not_overlooked(written: Written) -> None:
+    """Whoever opens the file to write would get another content than what stands in it."""
+    with closing(sqlite3.connect(written.path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    journal = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + b"\x00\x00\x00\x01"
+    written.path.with_name("ledger.sqlite-journal").write_bytes(journal + bytes(3000))
+    with pytest.raises(AuditUnavailable, match="io_error"):
+        verify(written.path, written.key)
 
 
 async def test_an_earlier_signed_head_does_not_fit_a_longer_log(written: Written) -> None:
