@@ -24,7 +24,7 @@ from controlplane.behaviour.watch import Watch
 INTENT, DENY = "intent", "deny"
 PAGE = 2000
 MILLI = 1000
-FORMAT = "rates.1"
+FORMAT = "rates.2"
 
 log = logging.getLogger(__name__)
 

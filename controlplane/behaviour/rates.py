@@ -73,8 +73,12 @@ class Hour:
 
 @dataclass(slots=True)
 class Rate:
-    """What one rule has learnt of one agent, and where it stands. A few hundred numbers, whatever the agent does."""
+    """What one rule has learnt of one agent, and where it stands. A few hundred numbers, whatever the agent does.
 
+    All of it is about windows of ``window_s``: to a rule with others it says nothing.
+    """
+
+    window_s: int = 60
     window: int = -1  # the one being counted
     asked: int = 0
     admitted: int = 0
@@ -203,15 +207,20 @@ def _prior_limit(mean: float, spread: float, tail: float) -> int:
 
 def kept(rate: Rate) -> list[Any]:
     """What is worth keeping over a restart, as plain numbers: what was learnt, not where it stands."""
-    return [rate.weight, rate.mean, [[one.weight, one.mean, one.square, one.days, one.day] for one in rate.hours]]
+    return [
+        rate.window_s,
+        rate.weight,
+        rate.mean,
+        [[one.weight, one.mean, one.square, one.days, one.day] for one in rate.hours],
+    ]
 
 
 def restored(said: Sequence[Any]) -> Rate:
     """Raises for what ``kept`` did not write."""
-    weight, mean, hours = tuple(said)
+    window_s, weight, mean, hours = tuple(said)
     if len(hours) != HOURS:
         raise ValueError("a day has 24 hours")
-    rate = Rate(weight=float(weight), mean=float(mean))
+    rate = Rate(int(window_s), weight=float(weight), mean=float(mean))
     rate.hours = [Hour(float(w), float(m), float(s), int(days), int(day)) for w, m, s, days, day in hours]
     return rate
 

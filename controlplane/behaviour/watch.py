@@ -205,8 +205,8 @@ class Watch:
             if rule.except_agents and asked.name in rule.except_agents:
                 continue
             rate = asked.agent.rates.get(rule.id)
-            if rate is None:
-                rate = asked.agent.rates[rule.id] = Rate()
+            if rate is None or rate.window_s != rule.window_s:
+                rate = asked.agent.rates[rule.id] = Rate(rule.window_s)
             before, calm = rate.limit, rate.asked
             is_too_many, change = rate.ask(rule, asked.now_s)
             if change is Change.HOLDS and (holding := asked.rules.holding.get(rule.id)):

@@ -165,7 +165,7 @@ def test_learnt_rates_survive_and_a_broken_file_teaches_nothing(tmp_path: Path) 
     ((_, known),) = again.watch.agents()
     ((_, learnt),) = rig.watch.agents()
     assert known.rates["rate.habit"].hours == learnt.rates["rate.habit"].hours
-    for broken in ("", "[]", '{"rates.0": []}', json.dumps({"rates.1": [["a", "b", "c", [1, 2]]]}), '{"rates.1": 7}'):
+    for broken in ("", "[]", '{"rates.0": []}', json.dumps({"rates.2": [["a", "b", "c", [1, 2]]]}), '{"rates.2": 7}'):
         path.write_text(broken)
         fresh = Rig(bundle(**rates))
         load(fresh.watch, path, 0.0)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from math import exp, fsum
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.behaviour_traffic import BEGINS_S, KINDS, MINUTES_A_DAY
+from controlplane.behaviour.past import load, save
 from controlplane.behaviour.rates import Change, Hour, Rate, kept, prior_limit, restored
 from controlplane.behaviour.tails import limit_of, log_pmf, tail_bound
 from controlplane.policy.behaviour import RateRule
@@ -162,7 +164,7 @@ def test_what_was_learnt_survives_and_nonsense_does_not() -> None:
     noon = BEGINS_S // 60 + 4 * MINUTES_A_DAY + 720
     again.spread = rate.spread
     assert again.limit_in(RULE, noon) == rate.limit_in(RULE, noon)
-    for nonsense in ([], [1, 2, []], [1, 2, [[0] * 5]]):
+    for nonsense in ([], [60, 1, 2, []], [60, 1, 2, [[0] * 5]]):
         with pytest.raises(ValueError):
             restored(nonsense)
 
@@ -186,6 +188,22 @@ def test_what_policy_denies_is_counted_and_stays_policys_answer() -> None:
         rig.judge(rig.call("look"), agent(), REFUSED)
     assert rig.decision is REFUSED
     assert rig.ask("look") == "behaviour_throttled"
+
+
+def test_windows_of_another_length_are_learnt_anew(tmp_path: Path) -> None:
+    """Ten calls a minute are a hundred in ten minutes, and nothing that an agent of ten calls may not do."""
+    rig = Rig(bundle(rates=[{"id": "rate.habit", "settled_days": 0, "window_s": 60}]))
+    for _ in range(300):
+        for _ in range(10):
+            assert rig.ask("look") == "granted"
+        rig.now_s += 60
+    save(rig.watch, tmp_path / "rates.json")
+    restarted = Rig(bundle(rates=[{"id": "rate.habit", "settled_days": 0, "window_s": 600}]), now_s=rig.now_s)
+    load(restarted.watch, tmp_path / "rates.json", rig.now_s)
+    rig.served = restarted.served
+    for one in (rig, restarted):
+        for _ in range(100):
+            assert one.ask("look") == "granted"
 
 
 def test_agents_are_counted_apart() -> None:
