@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from audit import AuditUnavailable, LedgerReader
+from audit import AuditError, LedgerReader
 from controlplane.drift.history import History
 from controlplane.drift.panel import DetectorStatus, Panel, Unpackable
 from controlplane.drift.replay import Replay, replay_inputs, replay_labels, settle
@@ -258,8 +258,8 @@ def moves_of(model: str, ledger: Path) -> list[dict[str, Any]]:
     """The newest moves in the ledger, the oldest first."""
     try:
         records = LedgerReader(ledger).read(limit=1_000, newest=True, kinds=[TRANSITION])
-    except AuditUnavailable as error:
-        raise click.ClickException(f"the ledger cannot be read: {error.reason}") from error
+    except AuditError as error:
+        raise click.ClickException(f"{ledger}: the ledger cannot be read: {error}") from error
     own = sorted((each for each in records if each.body["drift"].get("model") == model), key=lambda each: each.index)
     return [
         {"at_ms": each.time_ms, "index": each.index}
@@ -288,9 +288,13 @@ def line_of(each: DetectorStatus) -> str:
 
 
 def show_kept(model: str, path: Path, out: Path | None) -> None:
-    with closing(Shelf(path)) as shelf:
-        reports = shelf.reports(model)
-        html = shelf.html(model, reports[0].id) if reports else None
+    try:
+        require_reports(path)
+        with closing(Shelf(path)) as shelf:
+            reports = shelf.reports(model)
+            html = shelf.html(model, reports[0].id) if reports else None
+    except sqlite3.Error as error:
+        raise click.ClickException(f"{path}: {error}") from error
     for each in reports:
         drifted = f"{each.drifted} of {each.columns} columns"
         click.echo(f"{moment(each.at_ms)}  {each.cause:<8} version {each.version}  {drifted}  {each.top}  {each.id}")
@@ -299,6 +303,12 @@ def show_kept(model: str, path: Path, out: Path | None) -> None:
     if out is not None and html is not None:
         out.write_bytes(gzip.decompress(html))
         click.echo(f"the newest is written to {out}")
+
+
+def require_reports(path: Path) -> None:
+    """A shelf makes the tables it misses: not in a file that is something else, such as the ledger."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as file:
+        file.execute("SELECT id FROM report LIMIT 1")
 
 
 def ms_of(when: datetime) -> int:

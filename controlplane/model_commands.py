@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -49,30 +50,42 @@ class Api:
     url: str
     token_file: Path
 
-    def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Raises ``click.ClickException`` with the gateway's own words."""
-        request = urllib.request.Request(  # noqa: S310  the operator names the address
-            self.url.rstrip("/") + path,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={
-                "authorization": f"Bearer {self.token_file.read_text().strip()}",
-                "content-type": "application/json",
-            },
-        )
+    def ask(self, path: str, field: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The answer, which has ``field``. Raises ``click.ClickException`` with the gateway's own words."""
+        token = _token_in(self.token_file)
         try:
+            request = urllib.request.Request(  # noqa: S310  the operator names the address
+                self.url.rstrip("/") + path,
+                data=None if body is None else json.dumps(body).encode(),
+                headers={"authorization": f"Bearer {token}", "content-type": "application/json"},
+            )
             with NO_PROXY.open(request, timeout=TIMEOUT_S) as reply:
-                return json.load(reply)
+                answer = json.load(reply)
         except urllib.error.HTTPError as error:
             raise click.ClickException(_words(error)) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise click.ClickException(f"no answer from {self.url}: {error}") from None
+        if not isinstance(answer, dict) or field not in answer:
+            raise click.ClickException(f"no answer from {self.url}: what answers there is no gateway")
+        return answer
 
     def change(self, model: str, word: str, **body: Any) -> None:
         self.tell(f"/api/models/{quote(model)}/{word}", body)
 
     def tell(self, path: str, body: Mapping[str, Any]) -> None:
-        said = self.ask(path, body)
+        said = self.ask(path, "ledger_index", body)
         click.echo(f"done; ledger entry {said['ledger_index']} ({said['event_id']})")
+
+
+def _token_in(path: Path) -> str:
+    """Raises ``click.ClickException``, which never says what stands there."""
+    try:
+        token = path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        token = ""
+    if not token or not token.isprintable() or " " in token:
+        raise click.ClickException(f"{path} does not hold a token, one line and nothing else; see `controlplane token`")
+    return token
 
 
 def _words(error: urllib.error.HTTPError) -> str:
@@ -94,7 +107,7 @@ def models() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 def list_command(url: str, token_file: Path, *, as_json: bool) -> None:
     """Show models with versions, labels, canary, shadow and replicas."""
-    found = Api(url, token_file).ask("/api/models")["models"]
+    found = Api(url, token_file).ask("/api/models", "models")["models"]
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return

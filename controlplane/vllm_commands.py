@@ -33,7 +33,7 @@ LAUNCH = (
     ),
     click.option("--python", default="python3", show_default=True, help="Interpreter that has vLLM."),
     click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; keep it private."),
-    click.option("--port", default=8000, show_default=True, help="Port to listen on."),
+    click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port to listen on."),
 )
 
 
@@ -82,7 +82,7 @@ def serve(
     _, launch = _launch_of(model, policies)
     environment = os.environ | dict(launch.environment)
     if api_key_file is not None:
-        environment["VLLM_API_KEY"] = api_key_file.read_text("utf-8").strip()  # not in the process list
+        environment["VLLM_API_KEY"] = _key_in(api_key_file)  # not in the process list
     command = launch.command(python, host, port)
     try:
         server = subprocess.Popen(command, env=environment, stdout=sys.stderr)  # noqa: S603  the operator's own words
@@ -96,6 +96,13 @@ def serve(
     finally:
         _stop(server)
     raise SystemExit(server.returncode)
+
+
+def _key_in(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"{path} cannot be read as a key") from error
 
 
 def _launch_of(model: str, policies: Path) -> tuple[str, Rendered]:

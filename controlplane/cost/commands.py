@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import click
 import msgspec
 
-from audit import AuditSettings, AuditUnavailable, LedgerReader
+from audit import AuditError, AuditSettings, LedgerReader
 from controlplane.cost.book import CostBook, Row
 
 PARTS = ("day", "tenant", "agent", "model")
+DAY = "%Y-%m-%d"
 MICRO = 1_000_000
 HEADINGS = ("calls", "US dollars", "saved", "tokens in", "out", "Wh", "estimated")
 
@@ -26,11 +28,13 @@ HEADINGS = ("calls", "US dollars", "saved", "tokens in", "out", "Wh", "estimated
     help="SQLite file of the ledger.",
 )
 @click.option("--by", default="day,model", show_default=True, help="Any of day, tenant, agent, model; with commas.")
-@click.option("--since", default="", metavar="YYYY-MM-DD", help="First day, UTC.")
-@click.option("--until", default="", metavar="YYYY-MM-DD", help="Last day, UTC.")
+@click.option("--since", type=click.DateTime([DAY]), metavar="YYYY-MM-DD", help="First day, UTC.")
+@click.option("--until", type=click.DateTime([DAY]), metavar="YYYY-MM-DD", help="Last day, UTC.")
 @click.option("--tenant", "tenants", multiple=True, help="Only this tenant's; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-def costs(ledger: Path, *, by: str, since: str, until: str, tenants: tuple[str, ...], as_json: bool) -> None:
+def costs(
+    ledger: Path, *, by: str, since: datetime | None, until: datetime | None, tenants: tuple[str, ...], as_json: bool
+) -> None:
     """Say what calls to models cost, from the outcomes in the ledger."""
     wanted = [part.strip() for part in by.split(",") if part.strip()]
     if not set(wanted) <= set(PARTS):
@@ -38,9 +42,10 @@ def costs(ledger: Path, *, by: str, since: str, until: str, tenants: tuple[str, 
     try:
         book = CostBook(LedgerReader(ledger))
         book.catch_up()
-    except AuditUnavailable as error:
-        raise click.ClickException(f"the ledger cannot be read: {error.reason}") from error
-    rows = book.report(wanted, tenants or None, since, until)
+    except AuditError as error:
+        raise click.ClickException(f"{ledger}: the ledger cannot be read: {error}") from error
+    first, last = ("" if day is None else day.date().isoformat() for day in (since, until))
+    rows = book.report(wanted, tenants or None, first, last)
     if as_json:
         for row in rows:
             parts = {part: getattr(row.key, part) for part in PARTS if part in wanted}

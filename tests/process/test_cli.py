@@ -100,6 +100,25 @@ def test_settings_that_are_not_there_end_with_1(tmp_path: Path, command: str) ->
     assert "No such file or directory" in told.output
 
 
+@pytest.mark.parametrize("day", ["yesterday", "2026-13-01", "21.11.2026"])
+@pytest.mark.parametrize("option", ["--since", "--until"])
+def test_costs_of_a_day_that_is_none_are_no_costs(tmp_path: Path, option: str, day: str) -> None:
+    (tmp_path / "ledger.sqlite").touch()
+    told = run("costs", "--ledger", tmp_path / "ledger.sqlite", option, day)
+    assert (told.exit_code, option in told.output) == (2, True), told.output
+
+
+def test_costs_of_what_is_no_ledger_are_told_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database at all " * 50)
+    told = run("costs", "--ledger", tmp_path / "text")
+    assert (told.exit_code, "the ledger cannot be read" in told.output) == (1, True), told.output
+
+
+@pytest.mark.parametrize("port", ["0", "65536"])
+def test_vllm_is_not_launched_on_a_port_that_is_none(port: str) -> None:
+    assert run("vllm", "render", "tiny", "--port", port).exit_code == 2
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     settings = {

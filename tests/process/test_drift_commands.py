@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,25 @@ def test_without_a_monitor_there_is_nothing_to_see(tmp_path: Path) -> None:
     told = run("status", "--config", path)
     assert (told.exit_code, "unable to open database file" in told.output) == (1, True)
     assert not (tmp_path / "nothing").exists(), "looking makes nothing"
+
+
+def test_a_file_that_keeps_no_reports_is_not_made_to(config: Path, tmp_path: Path) -> None:
+    other = tmp_path / "ledger.sqlite"
+    with closing(sqlite3.connect(other)) as file:
+        file.execute("CREATE TABLE log (idx INTEGER)")
+        file.commit()
+    before = other.read_bytes()
+    (tmp_path / "text").write_text("no database at all " * 50)
+    for kept in (other, tmp_path / "text"):
+        told = run("report", "risk", "--config", config, "--kept", kept)
+        assert (told.exit_code, str(kept) in told.output) == (1, True), told.output
+    assert other.read_bytes() == before
+
+
+def test_a_ledger_that_is_none_is_told_without_a_traceback(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no database at all " * 50)
+    told = run("status", "--config", config, "--ledger", tmp_path / "text")
+    assert (told.exit_code, "the ledger cannot be read" in told.output) == (1, True), told.output
 
 
 def test_status_says_where_a_model_stands(config: Path) -> None:

@@ -106,6 +106,33 @@ def test_a_refusal_is_told_in_the_gateway_s_words(gateway: Gateway) -> None:
     assert (told.exit_code, told.output) == (1, "Error: 409 no_previous: there is no previous version of risk\n")
 
 
+@pytest.mark.parametrize("document", [["a list"], {"hello": "somebody else's service"}])
+@pytest.mark.parametrize("typed", [["list"], ["rollback", "risk", "--reason", "because"]])
+def test_what_is_no_gateway_is_told_so(gateway: Gateway, document: Any, typed: list[str]) -> None:
+    gateway.document = document
+    told = gateway.run(*typed)
+    assert (told.exit_code, "what answers there is no gateway" in told.output) == (1, True)
+
+
+def test_an_address_that_is_none_is_told_so(gateway: Gateway, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret")
+    told = CliRunner().invoke(main, ["models", "list", "--url", "nonsense", "--token-file", str(tmp_path / "token")])
+    assert (told.exit_code, told.output) == (
+        1,
+        "Error: no answer from nonsense: unknown url type: 'nonsense/api/models'\n",
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"se\ncret", b"Bearer secret", b"\xff\xfes\x00"])
+def test_a_file_that_holds_no_token_is_named_and_not_shown(gateway: Gateway, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "no-token"
+    file.write_bytes(content)
+    where = ["--url", f"http://127.0.0.1:{gateway.port}", "--token-file", str(file)]
+    told = CliRunner().invoke(main, ["models", "list", *where])
+    assert (told.exit_code, "does not hold a token" in told.output, "cret" in told.output) == (1, True, False)
+    assert gateway.asked == []
+
+
 def test_what_is_no_problem_document_is_told_by_its_status(gateway: Gateway) -> None:
     gateway.status, gateway.document = 502, ["from a proxy"]
     assert "Error: 502 Bad Gateway" in gateway.run("list").output
