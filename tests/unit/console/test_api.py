@@ -282,6 +282,14 @@ async def test_outcomes_come_back_by_call_and_are_recorded(console: World) -> No
     assert (facts["by"], facts["labels"], facts["calls"]) == (OPERATOR.subject, 2, 1)
 
 
+@pytest.mark.parametrize("strange", [{"label": 2**53}, {"label": -(2**64)}, {"row": 2**63}, {"label": 0.5}])
+async def test_a_label_that_no_class_has_is_refused(console: World, strange: dict[str, float]) -> None:
+    said = {"call_id": await console.call(), "row": 0, "label": 1, **strange}
+    async with console.client("operator-token") as client:
+        assert (await client.post("/v1/outcomes", json={"outcomes": [said]})).status_code == 422
+    assert console.labels == []
+
+
 async def test_outcomes_for_calls_of_others_are_refused_as_a_whole(console: World) -> None:
     mine, theirs = await console.call(), await console.call(tenant="globex")
     refused = await console.call(denied=True)
