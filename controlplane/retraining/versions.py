@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import math
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +26,8 @@ from controlplane.retraining.trainer import Candidate
 from inference.savedmodel import publishing
 
 MANIFEST = "provenance.json"
+STRANGE = re.compile(r"[^A-Za-z0-9_.-]")
+LARGEST = 2**53 - 1  # integer of a ledger record
 MOST_METRICS = 20  # that a ledger record takes; all of them stand in the provenance
 
 
@@ -136,7 +139,14 @@ def facts_of(manifest: Mapping[str, Any]) -> dict[str, int | str]:
     names = ("job", "runner", "kind", "parent_version", "parent_sha256", "data_sha256", "data_rows", "code_sha256")
     facts = {name: manifest[name] for name in names if isinstance(manifest.get(name), int | str)}
     metrics = sorted(dict(manifest.get("metrics", {})).items())[:MOST_METRICS]
-    return facts | {f"metric_{name}": said if type(said) is int else str(said)[:100] for name, said in metrics}
+    return facts | {f"metric_{STRANGE.sub('_', name)[:64]}": _recordable(said) for name, said in metrics}
+
+
+def _recordable(said: Any) -> int | str:
+    """A trainer may measure what it likes; a number that the ledger does not take is text."""
+    if type(said) is int and abs(said) <= LARGEST:
+        return said
+    return str(said)[:100].encode(errors="replace").decode()
 
 
 def digest_of(files: Iterable[Path]) -> str:

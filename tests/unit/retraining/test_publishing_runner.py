@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from audit.entry import canonical
 from controlplane.retraining.runners.description import DescriptionInvalid, read_description
 from controlplane.retraining.runners.publishing_trainer import LEFTOVER_S, PublishingTrainer
 from controlplane.retraining.settings import TrainingSettings
@@ -84,6 +85,25 @@ async def test_facts_for_the_ledger_are_ints_and_strings(tmp_path: Path, runner:
     again = await trainer_of(tmp_path, runner).train(job_in(tmp_path), lambda _: None)
     assert again == candidate, "a resumed loop tells the ledger the same"
     assert len(runner.ran) == 1
+
+
+@pytest.mark.parametrize(
+    ("metrics", "told"),
+    [
+        ({"n": 2**53}, {"metric_n": str(2**53)}),
+        ({"n": -(2**53)}, {"metric_n": str(-(2**53))}),
+        ({"F1 (macro) \U0001f600": 1}, {"metric_F1__macro___": 1}),
+        ({"x" * 500: 1}, {"metric_" + "x" * 64: 1}),
+        ({"word": "\ud800"}, {"metric_word": "?"}),
+    ],
+)
+async def test_whatever_a_trainer_measures_a_ledger_can_take(
+    tmp_path: Path, runner: FillingRunner, metrics: dict[str, int | str], told: dict[str, int | str]
+) -> None:
+    runner.metrics = metrics
+    candidate = await trainer_of(tmp_path, runner).train(job_in(tmp_path), lambda _: None)
+    assert {name: said for name, said in candidate.facts.items() if name.startswith("metric_")} == told
+    canonical({"evidence": dict(candidate.facts)})
 
 
 async def test_a_job_in_its_directory_is_all_that_a_trainer_needs(tmp_path: Path, runner: FillingRunner) -> None:
