@@ -146,7 +146,7 @@ def read_plain(path: Path) -> dict[str, Any]:
         if path.stat().st_size > LONGEST_JSON_BYTES:
             return {}
         said = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
 

@@ -38,6 +38,7 @@ from controlplane.retraining.trainer import DiskFull, OutputInvalid, Progress, T
 LONGEST_LINE_BYTES = 65_536
 KEPT_COMPLAINT_LINES = 20
 GUARDIAN = (sys.executable, "-I", "-S", limited.__file__)  # it imports nothing of ours and no package: begins sooner
+LOOK_EVERY_S = 0.5
 STATUS_EVERY_S = 0.5  # a trainer that says a thousand lines a second writes two files a second
 
 
@@ -90,7 +91,7 @@ class SubprocessRunner:
                 async with asyncio.TaskGroup() as readers:
                     metrics = readers.create_task(_metrics_from(process.stdout, told.tell))
                     complaint = readers.create_task(_last_lines(process.stderr))
-                code = await process.wait()
+                    code = await _ended(process)
         except TimeoutError:
             raise TrainingTimeout(f"not done after {self.settings.timeout_s:g} s") from None
         finally:
@@ -130,7 +131,7 @@ async def _metrics_from(stream: asyncio.StreamReader | None, progress: Progress)
     async for line in _lines(stream):
         try:
             said = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(said, dict):
             progress(said)
@@ -157,8 +158,25 @@ async def _lines(stream: asyncio.StreamReader | None) -> AsyncGenerator[bytes]:
         yield line
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill the trainer and whatever it started: it leads a session of its own."""
+async def _ended(process: asyncio.subprocess.Process) -> int:
+    """Its status, also where it left something running: that holds its output open, and ``wait`` waits for that."""
+    ended = asyncio.ensure_future(process.wait())
+    try:
+        while not ended.done():
+            await asyncio.wait([ended], timeout=LOOK_EVERY_S)
+            if process.returncode is not None:
+                _kill_all_of(process)
+        return ended.result()
+    finally:
+        ended.cancel()
+
+
+def _kill_all_of(process: asyncio.subprocess.Process) -> None:
+    """The trainer and whatever it started: it leads a session of its own."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    _kill_all_of(process)
     await process.wait()

@@ -29,6 +29,12 @@ signal.pause()
 """
 GREEDY = "x = bytearray(2 * 2**30)"
 LOUD = "print('x' * 200_000, flush=True)\n" + GOOD
+NESTED = "print('[' * 50_000, flush=True)\n" + GOOD
+LEFT_BEHIND = """
+import pathlib, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+pathlib.Path(__file__).with_name("pids").write_text(str(child.pid))
+"""
 HALF = "import pathlib, sys; pathlib.Path(sys.argv[2]).mkdir(); raise OSError"
 
 
@@ -125,10 +131,19 @@ async def test_a_cancelled_training_can_be_taken_up_again(tmp_path: Path, job: T
     assert leftovers(tmp_path / "models") == ["2"]
 
 
-async def test_a_line_longer_than_any_buffer_is_chatter(tmp_path: Path, job: TrainingJob) -> None:
+@pytest.mark.parametrize("text", [LOUD, NESTED])
+async def test_a_line_that_nobody_can_read_is_chatter(tmp_path: Path, job: TrainingJob, text: str) -> None:
     heard: list[Any] = []
-    await trainer(tmp_path, LOUD).train(job, heard.append)
+    await trainer(tmp_path, text).train(job, heard.append)
     assert heard[-1]["metrics"]["rows"] == 5
+
+
+async def test_a_training_is_over_when_its_program_is_whatever_it_left_running(
+    tmp_path: Path, job: TrainingJob
+) -> None:
+    candidate = await trainer(tmp_path, LEFT_BEHIND + GOOD, timeout_s=20.0).train(job, lambda _: None)
+    assert candidate.facts["metric_rows"] == 5
+    assert has_ended(int((tmp_path / "pids").read_text()))
 
 
 async def test_one_training_of_a_model_at_a_time(tmp_path: Path, job: TrainingJob) -> None:
