@@ -22,6 +22,7 @@ from audit.settings import AuditSettings
 from audit.verify import Report, verify
 
 POLL_S = 0.5
+PAGE = 1000  # records that following reads at once
 DEFAULTS = AuditSettings()
 LEDGER = click.option(
     "--ledger",
@@ -55,8 +56,8 @@ def audit() -> None:
     "anchors",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     multiple=True,
-    help="File with a checkpoint kept from earlier, as a receipt carries it. Finds a log that was cut back or "
-    "rewritten with its own key. May be repeated.",
+    help="File with a checkpoint kept from earlier and elsewhere, as --json and the operator API give it. Finds a log "
+    "that was cut back or rewritten with its own key, which nothing else can. May be repeated.",
 )
 @AS_JSON
 def verify_command(ledger: Path, key_text: str, anchors: tuple[Path, ...], as_json: bool) -> None:
@@ -67,7 +68,7 @@ def verify_command(ledger: Path, key_text: str, anchors: tuple[Path, ...], as_js
     try:
         report = verify(ledger, _key(key_text), since=[path.read_bytes() for path in anchors])
     except (AuditError, OSError, UnicodeDecodeError) as error:
-        click.echo(f"cannot verify: {error}", err=True)
+        click.echo(f"cannot verify: {_why(error)}", err=True)
         sys.exit(2)
     click.echo(json.dumps(_report_object(report)) if as_json else _report_text(report))
     sys.exit(0 if report.is_sound else 1)
@@ -84,7 +85,7 @@ def show_command(ledger: Path, as_json: bool, which: str) -> None:
         record = reader.get(int(which)) if which.isdecimal() else reader.find(which)
         outcome = reader.outcome_of(record.event_id) if record is not None and record.body.get("opens") else None
     except AuditError as error:
-        click.echo(f"cannot read {ledger}: {error}", err=True)
+        click.echo(f"cannot read {ledger}: {_why(error)}", err=True)
         sys.exit(2)
     if record is None:
         click.echo(f"no record {which}", err=True)
@@ -106,19 +107,31 @@ def tail_command(ledger: Path, as_json: bool, count: int, follow: bool, kinds: t
     """Print the newest records, oldest first."""
     reader = LedgerReader(ledger)
     try:
+        seen = reader.head().size - 1
         records = reader.read(limit=count, newest=True, kinds=kinds or None)[::-1]
-        seen = records[-1].index if records else reader.head().size - 1
         _print(records, as_json)
         while follow:
+            seen = max(seen, records[-1].index if records else seen)
             time.sleep(POLL_S)
-            records = reader.read(after=seen, limit=1000, kinds=kinds or None)
-            seen = records[-1].index if records else seen
+            records, seen = _since(reader, seen, kinds)
             _print(records, as_json)
     except AuditError as error:
-        click.echo(f"cannot read {ledger}: {error}", err=True)
+        click.echo(f"cannot read {ledger}: {_why(error)}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         return
+
+
+def _since(reader: LedgerReader, seen: int, kinds: tuple[str, ...]) -> tuple[list[Record], int]:
+    """What came after ``seen``, and up to where it was sought: a rare kind is not sought twice in the same records."""
+    newest = reader.head().size - 1
+    records = reader.read(after=seen, limit=PAGE, kinds=kinds or None)
+    return records, seen if len(records) == PAGE else max(seen, newest)
+
+
+def _why(error: Exception) -> str:
+    """The stable word, and what the system said of it."""
+    return f"{error} ({error.__cause__})" if isinstance(error, AuditError) and error.__cause__ else str(error)
 
 
 def _key(text: str) -> str:
@@ -132,6 +145,7 @@ def _report_object(report: Report) -> dict[str, Any]:
         "sound": report.is_sound,
         "size": report.size,
         "root": base64.b64encode(report.root).decode(),
+        "checkpoint": report.checkpoint,
         "anchors": report.anchors,
         "kinds": dict(report.kinds),
         "open_intents": len(report.open_intents),
@@ -144,13 +158,13 @@ def _report_text(report: Report) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(report.kinds.items()))
     lines = [f"records  {report.size} ({kinds})" if kinds else f"records  {report.size}"]
     lines.append(f"root     {base64.b64encode(report.root).decode()}")
-    lines.append(f"in flight {len(report.open_intents)}, earlier checkpoints confirmed {report.anchors}")
-    if report.is_sound:
-        return "\n".join([*lines, "SOUND"])
-    lines[-1] = f"in flight {len(report.open_intents)}, earlier checkpoints given {report.anchors}"
-    return "\n".join(
-        [*lines, *(_visible(str(fault)) for fault in report.faults), f"NOT SOUND: {report.fault_count} faults"]
-    )
+    anchors = f"earlier checkpoints {'confirmed' if report.is_sound else 'given'} {report.anchors}"
+    lines.append(f"in flight {len(report.open_intents)}, {anchors}")
+    if report.is_sound and not report.anchors:
+        lines.append("without one (--since), a log that was cut back or rewritten with its own key looks the same")
+    lines += map(str, report.faults)
+    lines.append("SOUND" if report.is_sound else f"NOT SOUND: {report.fault_count} faults")
+    return "\n".join(map(_visible, lines))
 
 
 def _print(records: list[Record], as_json: bool) -> None:
@@ -188,7 +202,10 @@ def _page(record: Record) -> str:
 
 
 def _when(record: Record) -> str:
-    moment = datetime.fromtimestamp(record.time_ms / 1000, UTC)
+    try:
+        moment = datetime.fromtimestamp(record.time_ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):  # no ledger writes it, but a hand may have
+        return f"{record.time_ms} ms"
     return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{record.time_ms % 1000:03d}Z"
 
 

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from audit import AuditSettings, LedgerReceipt, SqliteLedger
+from audit import AuditSettings, LedgerReader, LedgerReceipt, Record, SqliteLedger
 from audit.commands import audit
+from audit.entry import MAX_INTEGER, canonical
 
 
 @pytest.fixture
@@ -122,6 +126,62 @@ def test_tail_follows_until_interrupted(
     result = run(settings, "tail", "-n", "1", "-f")
     assert result.exit_code == 0
     assert len(result.output.splitlines()) == 1
+
+
+def test_following_a_rare_kind_looks_at_every_record_once(
+    settings: AuditSettings, receipts: list[LedgerReceipt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_after: list[int] = []
+    read, rounds = LedgerReader.read, iter(range(3))
+
+    def counted(reader: LedgerReader, after: int = -1, *args: Any, **options: Any) -> list[Record]:
+        looked_after.append(after)
+        return read(reader, after, *args, **options)
+
+    def wait(_seconds: float) -> None:
+        number = next(rounds, None)
+        if number is None:
+            raise KeyboardInterrupt
+        asyncio.run(written(settings))
+
+    monkeypatch.setattr("audit.commands.time.sleep", wait)
+    monkeypatch.setattr(LedgerReader, "read", counted)
+    result = run(settings, "tail", "-n", "1", "-f", "--kind", "outcome", "--kind", "genesis", "--json")
+    assert [json.loads(line)["index"] for line in result.output.splitlines()] == [2, 4, 6, 8]
+    looked_after.clear()
+    rounds = iter(range(3))
+    run(settings, "tail", "-n", "1", "-f", "--kind", "genesis")
+    assert looked_after == [-1, 8, 10, 12]
+
+
+def test_a_verdict_without_an_earlier_checkpoint_says_what_it_cannot_see(
+    settings: AuditSettings, receipts: list[LedgerReceipt], tmp_path: Path
+) -> None:
+    assert "cut back" in run(settings, "verify").output
+    kept = tmp_path / "kept.txt"
+    kept.write_text(json.loads(run(settings, "verify", "--json").output)["checkpoint"], "utf-8")
+    confirmed = run(settings, "verify", "--since", str(kept))
+    assert confirmed.exit_code == 0
+    assert "cut back" not in confirmed.output
+
+
+def test_a_record_of_an_impossible_time_is_shown_all_the_same(
+    settings: AuditSettings, receipts: list[LedgerReceipt]
+) -> None:
+    body = canonical({"kind": "note", "event_id": "x", "time_ms": MAX_INTEGER})
+    with closing(sqlite3.connect(settings.path)) as connection, connection:
+        connection.execute("UPDATE log SET body = ? WHERE idx = 1", [body])
+    for command in (["tail"], ["show", "1"]):
+        assert f"{MAX_INTEGER} ms" in run(settings, *command).output
+
+
+def test_what_could_not_be_read_is_said_with_its_cause(settings: AuditSettings, receipts: list[LedgerReceipt]) -> None:
+    with closing(sqlite3.connect(settings.path, isolation_level=None)) as intruder:
+        intruder.execute("PRAGMA locking_mode=EXCLUSIVE")
+        intruder.execute("BEGIN EXCLUSIVE")
+        result = run(settings, "verify")
+    assert result.exit_code == 2
+    assert "locked (database is locked)" in result.output
 
 
 def test_help_says_what_the_exit_codes_mean() -> None:
