@@ -26,10 +26,11 @@ from controlplane.drift.guard_settings import GuardSettings
 from controlplane.identity.settings import IdentitySettings
 from controlplane.limits.settings import LimitSettings
 from controlplane.playbook_settings import PlaybookSettings
-from controlplane.policy.documents import BundleError, read_document
+from controlplane.policy.documents import BundleError, Document, read_document
 from controlplane.policy.settings import PolicySettings
 from controlplane.resilience.settings import BreakerSettings, FallbackSettings, SharingSettings
 from controlplane.response_cache.settings import ResponseCacheSettings
+from controlplane.settings_file import Place, problems_of
 from controlplane.shadow import ShadowSettings
 from controlplane.shared_state import RedisSettings
 from controlplane.telemetry.settings import TelemetrySettings
@@ -188,8 +189,10 @@ def load(path: Path) -> Settings:
         SettingsError: with everything that is wrong.
     """
 
+    read = _read(path)
+
     class FromFile(Settings):
-        document = _read(path)
+        document = read.value or {}
 
     problems = list(_unknown_variables(os.environ))
     try:
@@ -197,24 +200,28 @@ def load(path: Path) -> Settings:
     except EnvironmentError_ as error:
         problems.append(f"environment: {error}")
     except ValidationError as error:
-        problems += [
-            f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}".replace(": : ", ": ") for e in error.errors()
-        ]
+        problems += problems_of(error, read, _variables(os.environ))
     if problems:
         raise SettingsError(problems)
     return settings
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> Document:
     try:
-        document = read_document(str(path), path.read_bytes()).value
+        document = read_document(str(path), path.read_bytes())
     except OSError as error:
         raise SettingsError([f"{path}: {error.strerror}"]) from error
     except BundleError as error:
         raise SettingsError([str(problem) for problem in error.problems]) from error
-    if document is not None and not isinstance(document, dict):
+    if document.value is not None and not isinstance(document.value, dict):
         raise SettingsError([f"{path}: settings are a mapping of names to values"])
-    return document or {}
+    return document
+
+
+def _variables(environment: Mapping[str, str]) -> Mapping[Place, str]:
+    """Variables by what they set: ``CONTROLPLANE_SERVER__HTTP_PORT`` sets ``("server", "http_port")``."""
+    ours = (name for name in environment if name.startswith(PREFIX))
+    return {tuple(name.removeprefix(PREFIX).lower().split(NESTED)): name for name in ours}
 
 
 def _unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:

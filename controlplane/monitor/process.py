@@ -31,7 +31,7 @@ from controlplane.retraining.mlflow_mirror import mirrored
 from controlplane.retraining.ports import LoopPorts
 from controlplane.retraining.runners.choice import RunnerNotInstalled, trainer_for
 from controlplane.retraining.scoring import savedmodel_score
-from controlplane.settings_file import MONITOR_CONFIG
+from controlplane.settings_file import MONITOR_CONFIG, problems_of
 from controlplane.telemetry.logs import configure_logging
 from controlplane.telemetry.metrics import Metrics
 
@@ -122,14 +122,15 @@ async def serve(settings: MonitorSettings) -> None:
 def load(path: Path) -> MonitorSettings:
     """Raises ``click.ClickException`` with everything that is wrong."""
     try:
-        return MonitorSettings.model_validate(read_document(str(path), path.read_bytes()).value or {})
+        document = read_document(str(path), path.read_bytes())
     except OSError as error:
-        problems = [f"{path}: {error.strerror}"]
+        raise click.ClickException(f"{path}: {error.strerror}") from error
     except BundleError as error:
-        problems = [str(problem) for problem in error.problems]
+        raise click.ClickException("\n".join(map(str, error.problems))) from error
+    try:
+        return MonitorSettings.model_validate(document.value or {})
     except ValidationError as error:
-        problems = [f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-    raise click.ClickException("\n".join(problems))
+        raise click.ClickException("\n".join(problems_of(error, document))) from error
 
 
 @click.command("monitor", short_help="Watch models for drift and retrain those that labels prove wrong.")

@@ -73,13 +73,52 @@ backends:
     ("variable", "said"),
     [
         ("CONTROLPLANE_SERVR__HTTP_PORT", "environment: CONTROLPLANE_SERVR__HTTP_PORT: there is no section servr"),
-        ("CONTROLPLANE_SERVER__HTP_PORT", "FILE: server.htp_port: Extra inputs are not permitted"),
+        (
+            "CONTROLPLANE_SERVER__HTP_PORT",
+            "environment: CONTROLPLANE_SERVER__HTP_PORT: server.htp_port: Extra inputs are not permitted",
+        ),
         ("CONTROLPLANE_SERVER", 'environment: error parsing value for field "server" from source "EnvSettingsSource"'),
     ],
 )
 def test_a_misspelt_variable_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch, variable: str, said: str) -> None:
     monkeypatch.setenv(variable, "9000x" if variable.endswith("R") else "9000")
     assert problems(file, SOUND) == [said]
+
+
+def test_a_fault_is_told_with_its_line(file: Path) -> None:
+    text = (
+        SOUND
+        + """server:
+  host: 0.0.0.0
+  http_port: eighty
+backends:
+  a:
+    kind: openai
+    base_url: nonsense
+"""
+    )
+    assert [problem.partition(" Input")[0] for problem in problems(file, text)] == [
+        "FILE:4: server.http_port:",
+        "FILE:8: backends.a.openai.base_url:",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "place"),
+    [
+        ("CONTROLPLANE_SERVER__HTTP_PORT", "eighty", "server.http_port"),
+        ("CONTROLPLANE_SERVER", '{"grpc_port": "eighty"}', "server.grpc_port"),
+        ("CONTROLPLANE_BACKENDS__A__BASE_URL", "nonsense", "backends.a.openai.base_url"),
+    ],
+)
+def test_what_the_environment_says_is_not_blamed_on_the_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, place: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("CONTROLPLANE_STATE", "elsewhere")
+    text = SOUND + "server: {http_port: 1}\nbackends: {a: {kind: openai, base_url: 'http://127.0.0.1:1/v1'}}\n"
+    (problem,) = problems(file, text)
+    assert problem.startswith(f"environment: {variable}: {place}: ")
 
 
 def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_no_settings(
@@ -123,7 +162,7 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
     ],
 )
 def test_two_things_on_one_port_are_refused(file: Path, ports: str, said: str) -> None:
-    assert problems(file, SOUND + ports) == [f"FILE: Value error, {said} must differ"]
+    assert problems(file, SOUND + ports) == [f"FILE: {said} must differ"]
 
 
 def test_free_ports_may_be_asked_for_several_times(file: Path) -> None:
