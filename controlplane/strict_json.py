@@ -17,11 +17,14 @@ class Ambiguous(ValueError):
         self.reason, self.detail = reason, detail
 
 
-def parse(body: bytes) -> Any:
-    """Raises ``Ambiguous``."""
+def parse(body: bytes, *, in_any_case: bool = False) -> Any:
+    """``in_any_case``: keys of one object must differ in more than case, since Go's and .NET's parsers take one for the
+    other. Raises ``Ambiguous``.
+    """
     try:
         text = body.decode("utf-8")
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        pairs = _unique_in_any_case if in_any_case else _unique
+        document = json.loads(text, object_pairs_hook=pairs, parse_constant=_no_constant)
         if "\\u" in text:
             json.dumps(document, ensure_ascii=False).encode("utf-8")  # fails for lone surrogates
     except Ambiguous:
@@ -45,6 +48,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
         raise Ambiguous("duplicate_key", "a key stands twice in one object")
+    return document
+
+
+def _unique_in_any_case(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = _unique(pairs)
+    if len(set(map(str.casefold, document))) != len(document):
+        raise Ambiguous("ambiguous_key", "two keys of one object differ only in case")
     return document
 
 

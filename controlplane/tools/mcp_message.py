@@ -29,8 +29,11 @@ SENTINEL = re.compile(r"^=\?base64\?(.*)\?=$")
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
 HEADER_MISMATCH = -32020
 
-ENVELOPE_KEYS = frozenset({"jsonrpc", "id", "method", "params", "result", "error"})
-PARAMETER_KEYS = frozenset({"name", "uri", "arguments", "_meta"})
+ENVELOPE_KEYS = {key.casefold(): key for key in ("jsonrpc", "id", "method", "params", "result", "error")}
+PARAMETER_KEYS = {
+    key.casefold(): key for key in ("name", "uri", "arguments", "_meta", "taskId", "taskIds", "notifications")
+}
+"""What we look for, by what other parsers take for it."""
 NAMED_BY = {  # method → the parameter that Mcp-Name repeats
     "tools/call": "name",
     "prompts/get": "name",
@@ -148,6 +151,8 @@ def _read_envelope(envelope: dict[str, Any], headers: Mapping[str, str]) -> McpM
     if "id" in envelope and not _is_id(envelope["id"]):
         raise MessageRefused(INVALID_REQUEST, "invalid_message", "id must be a string or an integer")
     _refuse_lookalikes(params, PARAMETER_KEYS)
+    if isinstance(asked_for := params.get("notifications"), dict):
+        _refuse_lookalikes(asked_for, PARAMETER_KEYS)
     is_modern = _is_modern(params, headers.get(VERSION_HEADER))
     message = McpMessage(method=method, id=envelope.get("id"), params=params, is_modern=is_modern)
     if is_modern:
@@ -163,7 +168,7 @@ def _is_id(value: Any) -> bool:
 
 def _parse(body: bytes) -> dict[str, Any]:
     try:
-        document = parse(body)
+        document = parse(body, in_any_case=True)
     except Ambiguous as fault:
         code = PARSE_ERROR if fault.reason == "parse_error" else INVALID_REQUEST
         raise MessageRefused(code, fault.reason, fault.detail) from None
@@ -174,11 +179,12 @@ def _parse(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _refuse_lookalikes(document: Mapping[str, Any], known: frozenset[str]) -> None:
-    """Some parsers match keys without regard to case; a ``Method`` beside ``method`` would speak to them alone."""
+def _refuse_lookalikes(document: Mapping[str, Any], known: Mapping[str, str]) -> None:
+    """Some parsers match keys without regard to case; a ``Method`` would speak to them and not to us."""
     for key in document:
-        if key not in known and key.casefold() in known:
-            raise MessageRefused(INVALID_REQUEST, "ambiguous_key", f"{key!r} must be written in lower case")
+        spelt = known.get(key.casefold(), key)
+        if spelt != key:
+            raise MessageRefused(INVALID_REQUEST, "ambiguous_key", f"{key!r} must be written {spelt!r}")
 
 
 def _response(envelope: Mapping[str, Any]) -> McpMessage:

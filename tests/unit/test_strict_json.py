@@ -29,5 +29,13 @@ def test_refused(body: bytes, reason: str) -> None:
     assert caught.value.reason == reason
 
 
+@pytest.mark.parametrize("body", [b'{"a":1,"A":2}', b'[{"x":{"mask":1,"ma\xc5\xbf\xe2\x84\xaa":2}}]'])
+def test_keys_that_differ_in_case_are_refused_where_they_may_be_taken_for_each_other(body: bytes) -> None:
+    assert parse(body)
+    with pytest.raises(Ambiguous) as caught:
+        parse(body, in_any_case=True)
+    assert caught.value.reason == "ambiguous_key"
+
+
 def test_escapes_and_astral_characters_are_welcome() -> None:
     assert parse(b'{"a":"\\ud83d\\ude00 \xc3\xa9"}') == {"a": "😀 é"}

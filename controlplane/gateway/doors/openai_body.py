@@ -2,7 +2,8 @@
 
 We decide on our reading and forward the bytes. A body that another parser could read differently is refused: a field
 twice (some take the first, we the last), two fields that differ only in case (Go's parser takes either), bytes that are
-not UTF-8. Only the top level is looked at: nothing below it is decided upon.
+not UTF-8; and a field that we look for, written in another case. Only the top level is looked at: nothing below it is
+decided upon.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Annotated, Any
 
 import msgspec
 
+from controlplane.gateway.discharges import CHOICE_FIELDS
 from controlplane.gateway.problems import BadRequest
+from inference.openai_http.parameters import looked_at
 
 MODEL_CHARS = 512  # a name goes into the ledger and into logs; the longest name on any hub is below 100
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
@@ -156,6 +159,10 @@ SHAPES: Mapping[str, type[Fields]] = {
 READERS: Mapping[str, Callable[[bytes], Fields]] = {
     operation: msgspec.json.Decoder(shape).decode for operation, shape in SHAPES.items()
 }
+LOOKED_FOR: Mapping[str, frozenset[str]] = {
+    operation: looked_at(operation) | {*shape.__struct_fields__, *CHOICE_FIELDS} for operation, shape in SHAPES.items()
+}
+"""What anything of ours reads of a request; all of it is written small."""
 _read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _read_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -171,8 +178,11 @@ def read_fields(body: bytes, operation: str = "chat") -> Fields:
         raise BadRequest("invalid_body", f"not a valid request: {error}") from None
     except RecursionError:
         raise BadRequest("invalid_body", "not a valid request: nested too deeply") from None
-    if len(set(map(str.casefold, keys))) != len(keys):
+    folded = set(map(str.casefold, keys))
+    if len(folded) != len(keys):
         raise BadRequest("ambiguous_body", "a field stands twice in the request")
+    if not folded.issuperset(keys) and (misspelt := folded.difference(keys) & LOOKED_FOR[operation]):
+        raise BadRequest("ambiguous_body", f"a field must be written {min(misspelt)!r}")
     return fields
 
 

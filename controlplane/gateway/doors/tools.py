@@ -53,7 +53,7 @@ def arguments_in(body: bytes) -> dict[str, Any]:
         BadRequest: no JSON object in UTF-8, or one that two parsers may read differently.
     """
     try:
-        arguments = parse(body)
+        arguments = parse(body, in_any_case=True)
     except Ambiguous as fault:
         raise BadRequest(fault.reason, fault.detail) from None
     if not isinstance(arguments, dict):

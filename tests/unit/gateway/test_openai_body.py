@@ -32,6 +32,28 @@ def test_a_field_that_stands_twice_is_refused(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        ("chat", b'{"model":"small","Max_Tokens":50000}'),
+        ("chat", b'{"model":"small","N":50}'),
+        ("chat", b'{"model":"small","Cache_Salt":"x"}'),
+        ("embeddings", b'{"model":"small","Input":["a","b"]}'),
+        ("responses", b'{"model":"small","input":"a","Store":true}'),
+        ("messages", b'{"model":"small","\\u004dessages":[]}'),
+    ],
+)
+def test_a_field_that_we_look_for_in_another_case_is_refused(operation: str, body: bytes) -> None:
+    """Go's and .NET's parsers would take it; we would decide as if it were not there."""
+    with pytest.raises(BadRequest) as caught:
+        read_fields(body, operation)
+    assert (caught.value.reason, caught.value.status) == ("ambiguous_body", 400)
+
+
+def test_a_field_of_which_we_know_nothing_may_be_written_as_it_likes() -> None:
+    assert read_fields(b'{"model":"small","safetySettings":[]}').model == "small"
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"",

@@ -34,7 +34,13 @@ async def test_policy_decides_on_the_body_and_the_reply_passes(rig) -> None:
 
 @pytest.mark.parametrize(
     ("body", "reason"),
-    [(b"[]", "invalid_body"), (b"{", "parse_error"), (b'{"a":1,"a":2}', "duplicate_key"), (b"", "parse_error")],
+    [
+        (b"[]", "invalid_body"),
+        (b"{", "parse_error"),
+        (b'{"a":1,"a":2}', "duplicate_key"),
+        (b'{"amount":1,"Amount":5000}', "ambiguous_key"),
+        (b"", "parse_error"),
+    ],
 )
 async def test_a_body_that_is_no_object_or_reads_two_ways_is_refused(rig, body: bytes, reason: str) -> None:
     async with client_of(rig) as client:
