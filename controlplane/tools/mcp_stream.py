@@ -31,6 +31,14 @@ class Change:
         return self.key in text or b"\\u" in text  # the key may be written with escapes
 
 
+def read_json(text: bytes | bytearray) -> Any:
+    """Raises ``ValueError``, also for what is nested deeper than we can follow."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def result_of(message: Any) -> dict[str, Any]:
     """What a response carries; nothing where it is no response."""
     result = message.get("result") if isinstance(message, dict) else None
@@ -57,7 +65,7 @@ def visible_tools(message: Any, may_see: Callable[[str], bool]) -> dict[str, Any
 def changed_document(body: bytes, change: Change) -> bytes:
     """A JSON reply body; one that cannot be read is broken, never passed on unread."""
     try:
-        changed = change.of(json.loads(body)) if body else None
+        changed = change.of(read_json(body)) if body else None
     except ValueError as error:
         raise BackendBroke("invalid_reply", "the server's list is not valid JSON") from error
     return body if changed is None else _compact(changed)
@@ -69,7 +77,7 @@ def changed_event(event: bytes, change: Change) -> bytes:
     if not data or not change.may_concern(data):
         return event
     try:
-        changed = change.of(json.loads(data))
+        changed = change.of(read_json(data))
     except ValueError as error:
         raise BackendBroke("invalid_reply", "the server's event is not valid JSON") from error
     if changed is None:
@@ -79,11 +87,11 @@ def changed_event(event: bytes, change: Change) -> bytes:
 
 
 def is_last_word(event: bytes) -> bool:
-    """Whether ``event`` carries a JSON-RPC response, which ends the exchange that it answers."""
+    """Whether ``event`` carries a JSON-RPC response, which ends the exchange it answers, or what we cannot read."""
     try:
-        message = json.loads(event_data(event) or b"null")
+        message = read_json(event_data(event) or b"null")
     except ValueError:
-        return False
+        return True
     return isinstance(message, dict) and "method" not in message and ("result" in message or "error" in message)
 
 
@@ -138,7 +146,7 @@ async def noted_body(chunks: AsyncGenerator[bytes], change: Change) -> AsyncGene
             yield chunk
     if len(body) <= NOTE_LIMIT_BYTES and change.may_concern(body):
         with suppress(ValueError):
-            change.of(json.loads(body))
+            change.of(read_json(body))
 
 
 async def released_events(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
@@ -153,6 +161,14 @@ async def released_events(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes
             yield event
             if not is_last_word(event):
                 yield b""
+
+
+async def unnumbered_events(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """The same events without their ids, by which a client could ask for them a second time."""
+    async with aclosing(whole_events(chunks)) as events:
+        async for event in events:
+            lines = event.splitlines(keepends=True)
+            yield b"".join(line for line in lines if line.rstrip(b"\r\n").partition(b":")[0] != b"id")
 
 
 def _compact(document: Any) -> bytes:

@@ -36,7 +36,7 @@ from controlplane.calls import Call, Principal, new_call_id
 from controlplane.gateway.dispatch import masks_of
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.problems import BadRequest, Problem
-from controlplane.telemetry.context import forwarded
+from controlplane.telemetry.context import BAGGAGE, TRACEPARENT, TRACESTATE, forwarded
 from controlplane.tools.mcp_handles import UNKNOWN_SESSION, UNKNOWN_TASK, McpHandles
 from controlplane.tools.mcp_message import (
     INVALID_PARAMS,
@@ -55,6 +55,7 @@ from controlplane.tools.mcp_stream import (
     changed_events,
     noted_body,
     released_events,
+    unnumbered_events,
     visible_tools,
 )
 from controlplane.tools.mcp_tasks import KEY, LIST, own_tasks, task_opened, tasks_named
@@ -72,6 +73,7 @@ EVENTS = "text/event-stream"
 CHANGED = {"application/json": changed_body, EVENTS: changed_events}
 NOTED = {"application/json": noted_body, EVENTS: changed_events}
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+CONTEXT = frozenset({TRACEPARENT, TRACESTATE, BAGGAGE})
 Visible = Callable[[Principal, str, str], bool]
 
 
@@ -180,7 +182,7 @@ class McpDispatch:
                 self.sessions.opened(server, opened, admission.principal)
             if session is not None and _has_ended(call, reply):
                 self.sessions.closed(server, session)
-            yield self._minding_tasks(reply, admission, server)
+            yield self._minding_tasks(_once(reply) if _is_masked(admission) else reply, admission, server)
 
     def _minding_tasks(self, reply: BackendReply, admission: Admission, server: str) -> BackendReply:
         """A list shows the caller's own tasks; of any other answer we remember whose the task is that it hands out."""
@@ -193,7 +195,7 @@ class McpDispatch:
             task = task_opened(message)
             if task is None:
                 return
-            if any(way == "out" and sorts for way, sorts in masks_of(admission.decision)):
+            if _is_masked(admission):
                 raise BackendBroke("redact_task", "what a task answers later could not be masked")
             self.tasks.opened(server, task, principal)
 
@@ -223,6 +225,15 @@ class McpDispatch:
         return max(1.0, min(self.settings.stream_timeout_s, left))
 
 
+def _is_masked(admission: Admission) -> bool:
+    return any(way == "out" and sorts for way, sorts in masks_of(admission.decision))
+
+
+def _once(reply: BackendReply) -> BackendReply:
+    """Not to be had again: a stream that takes up after an event (Last-Event-ID) knows nothing of this call's duty."""
+    return replace(reply, chunks=unnumbered_events(reply.chunks)) if _kind(reply) == EVENTS else reply
+
+
 def _kind(reply: BackendReply) -> str:
     return dict(reply.headers).get("content-type", "").partition(";")[0].strip().lower()
 
@@ -244,17 +255,32 @@ def _has_ended(call: Call, reply: BackendReply) -> bool:
 
 def with_context(body: bytes, traceparent: str) -> bytes:
     """``body`` with our trace context where the caller put one in its ``_meta``, and no baggage; else as it came."""
-    if b'"traceparent"' not in body and b'"baggage"' not in body:
+    if b'"traceparent"' not in body and b'"baggage"' not in body and b"\\u" not in body:  # names may have escapes
         return body
-    document = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    params = msgspec.json.decode(document.get("params", b"{}"), type=dict[str, msgspec.Raw])
-    meta = msgspec.json.decode(params.get("_meta", b"{}"), type=dict[str, Any])
-    placed = forwarded(meta, traceparent)
-    if placed == meta:
+    document = _members(body)
+    params = _members(document.get("params"))
+    meta = _members(params.get("_meta"))
+    if meta.keys().isdisjoint((TRACEPARENT, BAGGAGE)):
         return body
-    params["_meta"] = msgspec.Raw(msgspec.json.encode(placed))
+    said = {name: _text(value) if name in CONTEXT else value for name, value in meta.items()}
+    params["_meta"] = msgspec.Raw(msgspec.json.encode(forwarded(said, traceparent)))
     document["params"] = msgspec.Raw(msgspec.json.encode(params))
     return msgspec.json.encode(document)
+
+
+def _members(document: bytes | msgspec.Raw | None) -> dict[str, msgspec.Raw]:
+    """Of an object; none of anything else."""
+    try:
+        return msgspec.json.decode(document or b"{}", type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError:
+        return {}
+
+
+def _text(value: msgspec.Raw) -> str | None:
+    try:
+        return msgspec.json.decode(value, type=str)
+    except msgspec.ValidationError:
+        return None
 
 
 def server_of(call: Call) -> str:

@@ -407,8 +407,24 @@ def test_trace_context_in_meta_is_replaced_by_ours_and_baggage_goes_no_further()
     assert placed["params"]["name"] == "x"
 
 
-def test_message_without_trace_context_keeps_its_very_bytes():
-    body = b'{"jsonrpc" : "2.0", "id":1,"method":"ping",  "params":{"_meta":{"progressToken":7}}}'
+def test_names_of_trace_context_may_be_written_with_escapes():
+    body = b'{"params":{"_meta":{"\\u0062aggage":"user=root","tracestate":5,"far":1e999,"long":123456789012345678901}}}'
+    assert with_context(body, OURS) == (
+        b'{"params":{"_meta":{"far":1e999,"long":123456789012345678901,"traceparent":"' + OURS.encode() + b'"}}}'
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"jsonrpc" : "2.0", "id":1,"method":"ping",  "params":{"_meta":{"progressToken":7}}}',
+        b'{"id":1,"method":"ping","params":{"_meta":["traceparent"], "traceparent":1}}',
+        b'{"id":1,"method":"ping","params":{"_meta":null,"baggage":1}}',
+        b'{"id":1,"result":{}, "params":[{"traceparent":1}]}',
+        b'{"id":1,"result":"\\u00e9"}',
+    ],
+)
+def test_message_without_trace_context_keeps_its_very_bytes(body: bytes):
     assert with_context(body, OURS) is body
 
 
@@ -472,6 +488,20 @@ async def test_a_task_is_not_handed_out_where_answers_must_be_masked(
     with pytest.raises(Broken):
         await post(client, message("tools/call", name="refund"))
     assert rig.ledger.entries[-1] == ("error", "redact_task")
+
+
+async def test_an_answer_that_must_be_masked_cannot_be_asked_for_again(rig: Rig, client: httpx2.AsyncClient) -> None:
+    """With an event's id a client has the server replay what follows it, on a stream that owes no mask."""
+    events = (
+        b"id: 1\r\ndata:\r\n\r\n",
+        b'event: message\nid\nid:2\ndata: {"id":7,"result":{"card":"4111111111111111"}}\n\n',
+    )
+    rig.server.headers, rig.server.chunks = EVENTS, [*events]
+    assert b"id: 1" in (await post(client, message("tools/call", name="refund"))).content
+    masked = Obligation("redact", {"in": [], "out": ["card"]})
+    rig.policy.denied["/mcp/shop/refund"] = replace(ALLOW, obligations=(masked,))
+    reply = await post(client, message("tools/call", name="refund"))
+    assert reply.content == (b'data:\r\n\r\nevent: message\ndata: {"id":7,"result":{"card":"****************"}}\n\n')
 
 
 @pytest.mark.parametrize("kind", [JSON, EVENTS])

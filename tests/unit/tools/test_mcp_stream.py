@@ -114,6 +114,23 @@ async def test_what_comes_before_the_answer_is_released_at_once_and_the_answer_i
     assert not is_last_word(b": ping\n\n")
 
 
+UNREADABLE = [
+    b"[" * 100_000,
+    b'{"result":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    b'{"result":' + b"9" * 5000 + b"}",
+]
+
+
+@pytest.mark.parametrize("document", UNREADABLE)
+async def test_what_cannot_be_read_is_broken_or_held_and_never_a_fault_of_ours(document: bytes) -> None:
+    may_concern = document + b"\\u"
+    for change in (changed_document, lambda raw, how: changed_event(b"data: " + raw + b"\n\n", how)):
+        with pytest.raises(BackendBroke):
+            change(may_concern, ONLY_A)
+    assert b"".join(await collect(noted_body(stream([may_concern]), ONLY_A))) == may_concern
+    assert is_last_word(b"data: " + document + b"\n\n"), "what may be an answer waits for its outcome"
+
+
 @pytest.mark.parametrize("body", [b'{"a": "taskId"}', b'{"a": "task\\u0049d"}'])
 async def test_a_noted_body_keeps_its_bytes_and_is_seen_before_the_end(body: bytes) -> None:
     seen: list[Any] = []
