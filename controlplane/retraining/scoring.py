@@ -24,8 +24,10 @@ def classes_of(output: NDArray[Any]) -> NDArray[np.int64]:
     """(n,) classes from probabilities of shape (n, k), or (n,) or (n, 1) for two classes; integers are classes already.
 
     Raises:
-        ValueError: some other shape.
+        ValueError: some other shape, or no numbers.
     """
+    if output.dtype.kind not in "fiub":
+        raise ValueError(f"no classes in an output of type {output.dtype}")
     flat = output[:, 0] if output.ndim == 2 and output.shape[1] == 1 else output  # noqa: PLR2004 - rows and columns
     if flat.ndim == 1:
         classes: NDArray[np.int64] = (flat if flat.dtype.kind in "iu" else flat > CUT).astype(np.int64)
@@ -41,8 +43,11 @@ def savedmodel_score(input_name: str, output_name: str, signature: str = "servin
     def score(directory: Path, inputs: NDArray[np.float64]) -> NDArray[np.int64]:
         try:
             outputs = load(directory).run(signature, {input_name: inputs.astype(np.float32)}, [output_name])
-            return classes_of(outputs[output_name])
+            classes = classes_of(outputs[output_name])
         except (SavedModelError, UnsupportedModel, GraphError, UnknownSignature, KeyError, ValueError) as error:
             raise ScoringFailed(f"{directory}: {error}") from error
+        if len(classes) != len(inputs):
+            raise ScoringFailed(f"{directory}: {len(classes)} answers to {len(inputs)} rows")
+        return classes
 
     return score

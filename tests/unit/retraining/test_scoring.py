@@ -7,6 +7,7 @@ import pytest
 
 from controlplane.retraining.scoring import ScoringFailed, classes_of, savedmodel_score
 from inference.savedmodel import export_mlp
+from inference.savedmodel.graph import SavedModel
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,9 @@ def test_classes_are_read_from_every_usual_shape(output: np.ndarray, classes: li
     assert classes_of(output).tolist() == classes
 
 
-@pytest.mark.parametrize("output", [np.zeros((2, 2, 2)), np.zeros((2, 0)), np.zeros(())])
+@pytest.mark.parametrize(
+    "output", [np.zeros((2, 2, 2)), np.zeros((2, 0)), np.zeros(()), np.array([b"no"], object), np.array([1j])]
+)
 def test_other_shapes_are_refused(output: np.ndarray) -> None:
     with pytest.raises(ValueError, match="no classes"):
         classes_of(output)
@@ -50,3 +53,15 @@ def test_what_cannot_be_run_says_so(tmp_path: Path) -> None:
     ):
         with pytest.raises(ScoringFailed):
             score(tmp_path / version, rows)
+
+
+def test_a_version_that_answers_other_rows_than_it_was_asked_is_not_scored(tmp_path: Path) -> None:
+    export_mlp(tmp_path / "1", [(np.ones((1, 2)), np.zeros(2))], feature_names=["a"], class_names=["no", "yes"])
+    file = tmp_path / "1/saved_model.pb"
+    model = SavedModel.FromString(file.read_bytes())
+    model.meta_graphs[0].signature_def["serving_default"].outputs["probabilities"].name = "weights_0:0"
+    file.write_bytes(model.SerializeToString())
+    score = savedmodel_score("x", "probabilities")
+    assert score(tmp_path / "1", np.zeros((1, 1))).tolist() == [0]
+    with pytest.raises(ScoringFailed, match="1 answers to 3 rows"):
+        score(tmp_path / "1", np.zeros((3, 1)))
