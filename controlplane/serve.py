@@ -9,12 +9,13 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 import uvloop
 
-from audit import AuditError, AuditUnavailable
+from audit import AuditError, AuditUnavailable, LedgerCorrupt
 from controlplane.settings import Settings
 from controlplane.telemetry.asgi import MetricsEndpoint
 from controlplane.telemetry.logs import configure_logging
@@ -48,7 +49,7 @@ async def _serve(settings: Settings) -> None:
             scrapes = stack.enter_context(bound(telemetry.metrics_host, telemetry.metrics_port))
             plane = await stack.enter_async_context(ControlPlane(settings))
         except Exception as error:
-            raise _cannot_start(error) from error
+            raise _cannot_start(error, settings.audit.path) from error
         endpoint = MetricsEndpoint(plane.metrics)
         scraped = uvicorn.Server(http_config(endpoint, telemetry.metrics_host, telemetry.metrics_port, drain_s=1.0))
         doors = uvicorn.Server(http_config(plane.app, server.host, server.http_port, drain_s=server.drain_s))
@@ -86,7 +87,7 @@ def end_by_signal(doors: uvicorn.Server) -> None:
         asyncio.get_running_loop().add_signal_handler(number, end)
 
 
-def _cannot_start(error: Exception) -> Exception:
+def _cannot_start(error: Exception, ledger: Path) -> Exception:
     """``error`` in an operator's words; what nobody foresaw stays as it is, with its traceback."""
     problems: list[str] = []
     for leaf in _leaves(error):
@@ -94,11 +95,13 @@ def _cannot_start(error: Exception) -> Exception:
             case RegistryError():
                 problems += leaf.problems
             case AuditUnavailable():
-                problems.append(f"the ledger cannot be written: {leaf.reason}")
+                problems.append(f"{ledger}: the ledger cannot be written: {leaf.reason}")
+            case LedgerCorrupt():
+                problems.append(f"{ledger}: not a ledger that can be gone on with: {leaf}")
             case AuditError() | OSError():
                 problems.append(str(leaf))
             case RuntimeError() if "Failed to bind" in str(leaf):  # all that gRPC says
-                problems.append(str(leaf).partition(";")[0])
+                problems.append(f"server.grpc_port: {str(leaf).partition(';')[0]}")
             case _:
                 return error
     return CannotStart(problems)

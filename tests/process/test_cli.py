@@ -204,7 +204,7 @@ def test_a_port_that_is_taken_ends_with_1_and_its_number(gateways: Started, conf
     ("section", "more", "said"),
     [
         ("registry", {"to": "nothing.yaml"}, "nothing.yaml"),
-        ("audit", {"path": "/proc/nothing/ledger.sqlite"}, "the ledger cannot be written"),
+        ("audit", {"path": "/proc/nothing/ledger.sqlite"}, "/proc/nothing/ledger.sqlite: the ledger cannot be written"),
     ],
 )
 def test_what_only_shows_at_the_start_ends_with_1_too(
@@ -214,6 +214,13 @@ def test_what_only_shows_at_the_start_ends_with_1_too(
     status, told = gateways.ends(config)
     assert (status, "Traceback" in told) == (1, False), told
     assert said in told.splitlines()[-1]
+
+
+def test_a_file_that_is_no_ledger_is_named(gateways: Started, config: Path, tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite").write_text("no database at all " * 50)
+    status, told = gateways.ends(config)
+    assert (status, "Traceback" in told) == (1, False), told
+    assert told.splitlines()[-1].startswith(f"Error: {tmp_path / 'ledger.sqlite'}: not a ledger")
 
 
 def test_a_lost_signing_key_is_no_reason_to_make_another(gateways: Started, config: Path, tmp_path: Path) -> None:
@@ -226,12 +233,15 @@ def test_a_lost_signing_key_is_no_reason_to_make_another(gateways: Started, conf
     assert "signing.key" in told.splitlines()[-1]
 
 
-def test_a_second_gateway_on_one_ledger_is_refused(gateways: Started, config: Path) -> None:
+def test_a_second_gateway_on_one_ledger_is_refused(gateways: Started, config: Path, tmp_path: Path) -> None:
     gateways.up(config)
     changed(config, "server", http_port=0)
     changed(config, "telemetry", metrics_port=0)
     status, told = gateways.ends(config)
-    assert (status, told.splitlines()[-1]) == (1, "Error: the ledger cannot be written: in_use")
+    assert (status, told.splitlines()[-1]) == (
+        1,
+        f"Error: {tmp_path / 'ledger.sqlite'}: the ledger cannot be written: in_use",
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
