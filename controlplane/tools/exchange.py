@@ -93,7 +93,7 @@ async def exchange(session: aiohttp.ClientSession, outbound: Outbound) -> AsyncG
             async with aclosing(_chunks(response, outbound)) as chunks:
                 yield BackendReply(
                     status=response.status,
-                    headers=_kept(response.headers.items(), outbound.reply_headers),
+                    headers=_kept(response.raw_headers, outbound.reply_headers),
                     chunks=chunks,
                     served_by=outbound.name,
                 )
@@ -125,8 +125,10 @@ def _refuse_size(size_bytes: int, outbound: Outbound) -> None:
         raise BackendBroke("reply_too_large", f"the reply exceeds {outbound.reply_limit_bytes} bytes")
 
 
-def _kept(headers: Iterable[tuple[str, str]], names: Collection[str]) -> tuple[tuple[str, str], ...]:
-    return tuple((name.lower(), value) for name, value in headers if name.lower() in names)
+def _kept(headers: Iterable[tuple[bytes, bytes]], names: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """One character a byte, as every reply has its headers: they leave as they came, whatever their encoding."""
+    said = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers)
+    return tuple(header for header in said if header[0] in names)
 
 
 def _translated(error: aiohttp.ClientError | TimeoutError) -> BackendError:

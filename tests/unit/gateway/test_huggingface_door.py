@@ -63,7 +63,12 @@ def test_a_list_is_narrowed_down_as_the_hub_does(query: str, is_shown: bool) -> 
     assert answers(entry(), questions_in(query)) is is_shown
 
 
-@pytest.mark.parametrize("limit", ["0", "-1", "x", "1.5", "²"])
+@pytest.mark.parametrize(("limit", "most"), [("7", 7), ("0012", 12), ("1001", 1000), ("9" * 5000, 1000)])
+def test_a_limit_is_at_most_what_a_page_holds(limit: str, most: int) -> None:
+    assert questions_in(f"limit={limit}")["limit"] == most
+
+
+@pytest.mark.parametrize("limit", ["0", "000", "-1", "x", "1.5", "²"])
 def test_a_limit_that_is_none_is_refused(limit: str) -> None:
     with pytest.raises(BadRequest):
         questions_in(f"limit={limit}")

@@ -120,6 +120,16 @@ async def test_what_was_decided_on_as_json_is_called_nothing_else(
     assert [seen["content-type"] for _, seen, _ in upstream.requests] == [sent, sent]
 
 
+async def test_a_header_in_any_encoding_comes_back_in_its_own_bytes(
+    upstream: Upstream, session: aiohttp.ClientSession
+) -> None:
+    said = 'attachment; filename="\u65e5\u672c.pdf"'
+    upstream.answer = lambda _: web.Response(headers={"Content-Disposition": said})
+    async with HttpToolBackend([HttpTool(name="refund", url=upstream.url)], session).send(call()) as reply:
+        await read(reply)
+    assert dict(reply.headers)["content-disposition"].encode("latin-1") == said.encode()
+
+
 async def test_nothing_an_upstream_says_is_remembered_for_the_next_caller(
     upstream: Upstream, session: aiohttp.ClientSession
 ) -> None:
