@@ -98,7 +98,7 @@ class Monitor:
         try:
             moved = await loop.step()
         except TransitionRefused as refusal:
-            log.error("the gateway refuses a move of %s: %s", loop.course.model, refusal)  # noqa: TRY400 - no bug
+            log.error("a move of %s waits for a human: %s", loop.course.model, refusal)  # noqa: TRY400 - no bug
             return False
         if moved:
             log.info("%s/%d is %s", loop.course.model, loop.course.version, loop.course.state)

@@ -28,7 +28,7 @@ from controlplane.retraining.ports import GatewayUnavailable, LoopPorts, Transit
 from controlplane.retraining.promotion import Ruling
 from controlplane.retraining.scoring import ScoringFailed
 from controlplane.retraining.settings import PromotionSettings, TrainingSettings
-from controlplane.retraining.trainer import Candidate, TrainingError, TrainingJob
+from controlplane.retraining.trainer import Candidate, TrainingError, TrainingJob, training_error_for
 from controlplane.retraining.trial import Trial
 from controlplane.retraining.versions import Versions
 
@@ -135,7 +135,10 @@ class ModelLoop:
         if self.course.pending is None and not self._decide():
             return False
         self._save()
-        await self._deliver()
+        try:
+            await self._deliver()
+        except OSError as error:  # a version that is gone, a folder that nobody may write to
+            raise TransitionRefused(f"its files are not as they were: {error}") from error
         return True
 
     async def settle(self) -> None:
@@ -357,7 +360,11 @@ class ModelLoop:
 
     def _finish_training(self) -> bool:
         if self._training is None:
-            self._training = asyncio.create_task(self.ports.trainer.train(self._job(), self.ports.progress))
+            try:
+                job = self._job()
+            except OSError as error:
+                return self._move(Event.TRAINING_FAILED, {"cause": training_error_for(error).reason})
+            self._training = asyncio.create_task(self.ports.trainer.train(job, self.ports.progress))
         if not self._training.done():
             return False
         task, self._training = self._training, None

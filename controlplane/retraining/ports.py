@@ -32,7 +32,7 @@ class GatewayUnavailable(Exception):
 
 
 class TransitionRefused(Exception):
-    """The gateway will not have this move; a human must look."""
+    """The gateway will not have this move, or cannot be asked for it as things are; a human must look."""
 
 
 @dataclass(frozen=True, slots=True)

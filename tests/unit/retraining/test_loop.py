@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+
+import pytest
 
 from controlplane.drift.states import Serving
 from controlplane.retraining.ports import GatewayUnavailable, TransitionRefused
@@ -160,6 +163,43 @@ async def test_a_move_that_the_gateway_refuses_stays_pending_and_nothing_else_ha
     await monitor.close()
     assert pending is not None
     assert pending["to"] == "HEALTHY"
+
+
+async def test_a_candidate_that_is_gone_when_it_is_to_be_shown_is_a_humans_matter_and_ends_no_monitor(
+    tmp_path: Path,
+) -> None:
+    toy = Toy(tmp_path)
+    toy.calls(100, turned=False)
+    toy.calls(100, turned=True)
+    whole = toy.gateway.ask
+
+    async def away(model: str, move: dict[str, object]) -> None:
+        if move["to"] == "SHADOW":
+            raise GatewayUnavailable("away")
+        await whole(model, move)
+
+    toy.gateway.ask = away  # type: ignore[method-assign, assignment]
+    monitor = toy.start()
+    with pytest.raises(GatewayUnavailable):
+        await until_quiet(monitor)
+    shutil.rmtree(tmp_path / "models/risk/2")
+    toy.gateway.ask = whole  # type: ignore[method-assign]
+    await monitor.turn()
+    toy.calls(10, turned=True)
+    assert await monitor.turn(), "what comes is still read"
+    await monitor.close()
+    assert toy.gateway.path == HAPPY[:3]
+
+
+async def test_rows_that_cannot_be_written_are_a_failed_training(tmp_path: Path) -> None:
+    toy = Toy(tmp_path)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/rows").write_text("a file where a folder should be")
+    toy.calls(100, turned=False)
+    toy.calls(100, turned=True)
+    await live(toy)
+    assert toy.gateway.ledger[3]["evidence"]["cause"] == "training_failed"
+    assert toy.gateway.ledger[-1]["evidence"]["cause"] == "attempts_exhausted"
 
 
 async def test_a_new_life_of_the_gateway_is_read_from_its_beginning(tmp_path: Path) -> None:
