@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from audit import Ledger
+from audit import Ledger, RecordRefused
 from controlplane.calls import Call, Decision, Principal, Receipt, new_call_id
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.outcome import Outcome
@@ -18,6 +18,8 @@ Commit = Callable[[bytes], str]
 """A keyed commitment to bytes, as text."""
 
 MICRO = 1_000_000
+NAME_CHARS = 1024
+"""Of what a caller names. Readers hold thousands of records at once, and only what callers name can be long in them."""
 MAX_TOKENS = 2**53 - 1
 """The largest integer that the ledger takes. A backend may count nonsense; its outcome is recorded all the same."""
 
@@ -29,6 +31,8 @@ class LedgerRecorder:
         self.ledger, self.commit = ledger, commit
 
     async def record_intent(self, call: Call, principal: Principal, decision: Decision) -> Receipt:
+        if len(call.resource) > NAME_CHARS or len(call.operation) > NAME_CHARS:
+            raise RecordRefused("too_large", f"a name of more than {NAME_CHARS} characters")
         body = {
             "principal": principal_facts(principal),
             "action": action_facts(call, self.commit(call.body)),

@@ -11,7 +11,7 @@ from audit import AuditSettings, Record, RecordRefused, SqliteLedger, new_event_
 from controlplane.calls import Decision, Effect, Obligation, Principal, RuleRef
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.outcome import Outcome
-from controlplane.gateway.recorder import LedgerRecorder
+from controlplane.gateway.recorder import NAME_CHARS, LedgerRecorder
 from inference.backend import BackendReply, Usage
 from tests.unit.gateway.conftest import AGENT, ALLOW, DENY, a_call
 
@@ -44,6 +44,18 @@ async def admitted(recorder: LedgerRecorder, decision: Decision = ALLOW, princip
 
 def last(ledger: SqliteLedger) -> Record:
     return ledger.read(limit=1, newest=True)[0]
+
+
+@pytest.mark.parametrize("named", ["resource", "operation"])
+@pytest.mark.parametrize("decision", [ALLOW, DENY])
+async def test_a_name_that_would_fill_the_ledger_is_refused(
+    ledger: SqliteLedger, recorder: LedgerRecorder, named: str, decision: Decision
+) -> None:
+    size = ledger.head.size
+    with pytest.raises(RecordRefused, match="too_large"):
+        await recorder.record_intent(a_call(id=new_event_id(), **{named: "x" * (NAME_CHARS + 1)}), AGENT, decision)
+    assert ledger.head.size == size
+    await recorder.record_intent(a_call(id=new_event_id(), **{named: "x" * NAME_CHARS}), AGENT, decision)
 
 
 async def test_an_intent_says_who_what_and_why_without_the_body(ledger: SqliteLedger, recorder: LedgerRecorder) -> None:
