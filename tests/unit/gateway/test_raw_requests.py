@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
 
+from controlplane.gateway.heads import HEAD_LIMIT_BYTES
 from controlplane.gateway.hygiene import Hygiene
 from tests.matrix.world import listening
 
@@ -30,6 +31,8 @@ class Door:
         body, more = b"", True
         while more:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                return
             body, more = body + message.get("body", b""), message.get("more_body", False)
         self.asked.append((scope["path"], body, list(scope["headers"])))
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
@@ -48,7 +51,7 @@ class Door:
 @pytest.fixture
 async def door() -> AsyncGenerator[Door]:
     door = Door()
-    async with listening(Hygiene(door)) as door.port:
+    async with listening(Hygiene(door, body_limit_bytes=1 << 20)) as door.port:
         yield door
 
 
@@ -71,3 +74,37 @@ async def test_body_behind_an_upgrade_is_never_taken_for_a_request(door: Door, l
         rest = await reader.read()
     assert (refused[:12], rest, door.asked) == (b"HTTP/1.1 400", b"", [])
     assert b"upgrade_with_body" in refused
+
+
+WHOLE = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begun", "endless"),
+    [
+        (b"GET /", b"a" * 1000),
+        (HEAD + b"x: ", b"a" * 1000),
+        (HEAD, b"x: a\r\n" * 200),
+        (WHOLE + b"0\r\nx: ", b"a" * 1000),
+        (WHOLE + b"1;", b"a" * 1000),
+    ],
+    ids=["address", "field", "fields", "trailer", "chunk extension"],
+)
+async def test_what_never_becomes_a_request_or_a_body_is_cut_off(door: Door, begun: bytes, endless: bytes):
+    async with door.connected() as (reader, writer):
+        with suppress(ConnectionError):
+            writer.write(begun + endless * (4 * HEAD_LIMIT_BYTES // len(endless)))
+            await reader.read()  # it ends: nobody waits for the rest
+    assert door.asked == []
+
+
+async def test_a_long_body_and_many_requests_are_no_long_head(door: Door):
+    body = b"x" * HEAD_LIMIT_BYTES
+    async with door.connected() as (reader, writer):
+        for _ in range(3):
+            writer.write(HEAD + b"content-length: %d\r\n\r\n" % (3 * len(body)))
+            for _ in range(3):
+                writer.write(body)
+                await writer.drain()
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    assert [len(said) for _, said, _ in door.asked] == [3 * len(body)] * 3
