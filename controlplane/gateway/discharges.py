@@ -12,6 +12,7 @@ Fails closed: what cannot be applied to a call denies it.
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
@@ -23,8 +24,17 @@ from msgspec.structs import replace
 
 from controlplane.calls import Call, Obligation, Principal
 from controlplane.gateway.obligations import Obligations, ObligationUnmet
-from controlplane.gateway.redaction import NOT_JSON, PATTERNS, CannotRedact, mask_json, mask_lines, mask_value
+from controlplane.gateway.redaction import (
+    NOT_JSON,
+    PATTERNS,
+    CannotRedact,
+    mask_json,
+    mask_lines,
+    mask_text,
+    mask_value,
+)
 from controlplane.limits import Rate, RateLimit
+from controlplane.tools.mcp_message import decoded
 from inference.errors import BackendBroke
 
 TOKEN_FIELDS = {
@@ -39,6 +49,9 @@ CHOICE_FIELDS = ("n", "best_of")
 TOKENLESS = frozenset(
     {"embeddings", "rerank", "score", "count_tokens", "models", "Predict", "Classify", "Regress", "GetModelMetadata"}
 )
+MIRRORS = ("mcp-name", "mcp-param-")
+"""Headers in which an MCP client repeats what stands in its body, in Base64 where it must."""
+
 ENDS_BY_ITSELF = "/mcp/"  # an MCP caller must offer to read a stream; the answer to one message still ends soon
 MAX_HELD_BYTES = 8 * 1024 * 1024
 
@@ -132,13 +145,29 @@ def redact_request(principal: Principal, call: Call, obligation: Obligation) -> 
     inward, outward = _names(obligation.parameters, "in"), _names(obligation.parameters, "out")
     if outward and call.streams and not call.resource.startswith(ENDS_BY_ITSELF):
         raise ObligationUnmet("redact_needs_plain_reply")
-    if not inward or not call.body:
+    if not inward:
+        return call
+    headers = tuple((name, _masked_mirror(name, value, inward)) for name, value in call.headers)
+    call = call if headers == call.headers else replace(call, headers=headers)
+    if not call.body:
         return call
     try:
         body = mask_json(call.body, inward)
     except CannotRedact as error:
         raise ObligationUnmet(error.reason) from None
     return call if body == call.body else replace(call, body=body, arguments=mask_value(call.arguments, inward))
+
+
+def _masked_mirror(name: str, value: str, inward: tuple[str, ...]) -> str:
+    if not name.startswith(MIRRORS):
+        return value
+    said = decoded(value)
+    if said is None:
+        raise ObligationUnmet("redact_unreadable_header")
+    masked = mask_text(said, inward)
+    if masked == said:
+        return value
+    return masked if said == value else f"=?base64?{base64.b64encode(masked.encode()).decode()}?="
 
 
 def redact_reply(call: Call, obligation: Obligation, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:  # noqa: ARG001  same shape for all

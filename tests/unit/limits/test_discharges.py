@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -173,6 +174,29 @@ def test_request_is_masked_in_body_and_arguments() -> None:
     decision, shaped = meet(asked, "redact", **{"in": ["card"], "out": []})
     assert decision.permits
     assert json.loads(shaped.body) == shaped.arguments == {"note": f"card {'*' * 16}", "amount": 5}
+
+
+def test_what_an_mcp_client_repeats_in_its_headers_is_masked_there_too() -> None:
+    """A client of 2026-07-28 sends an argument that its tool's schema marks in ``Mcp-Param-…`` as well."""
+    wrapped = [base64.b64encode(f"né {text}".encode()).decode() for text in (CARD, "*" * 16)]
+    headers = (
+        ("mcp-param-card", CARD),
+        ("mcp-param-note", f"=?base64?{wrapped[0]}?="),
+        ("mcp-name", f"crm://cards/{CARD}"),
+        ("mcp-param-region", "eu"),
+        ("mcp-session-id", CARD),
+    )
+    asked = call({"card": CARD}, resource="/mcp/crm/find", headers=headers)
+    _, shaped = meet(asked, "redact", **{"in": ["card"]})
+    assert shaped.headers == (
+        ("mcp-param-card", "*" * 16),
+        ("mcp-param-note", f"=?base64?{wrapped[1]}?="),
+        ("mcp-name", f"crm://cards/{'*' * 16}"),
+        ("mcp-param-region", "eu"),
+        ("mcp-session-id", CARD),
+    )
+    broken = call(resource="/mcp/crm/find", headers=(("mcp-param-card", "=?base64?!?="),))
+    assert refusal(broken, "redact", **{"in": ["card"]}) == "redact_unreadable_header"
 
 
 def test_request_with_nothing_to_mask_is_untouched() -> None:
