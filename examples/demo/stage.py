@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from controlplane.identity.development import DevelopmentIssuer, Grant
-from examples.demo.parts import free_port
+from examples.demo.parts import PartFailed, free_port
 from examples.demo.terminal import Terminal
 from examples.risk_model.data import FEATURES
 
@@ -205,5 +205,8 @@ class Stage:
 
 
 def _trainer(*command: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=True, capture_output=True, text=True)
+    """Lines of a trainer's output. Raises ``PartFailed``."""
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise PartFailed(f"{command[0]} ended with status {done.returncode}: {done.stderr.strip()}")
     return done.stdout.splitlines()
