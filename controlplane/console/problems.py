@@ -79,7 +79,10 @@ def _console_problem(error: ConsoleError) -> Response:
 
 def _complaints(error: RequestValidationError) -> list[str]:
     """Where and what, never the value: it may be anything."""
-    return [f"{'.'.join(str(step) for step in each['loc'])}: {each['msg']}" for each in error.errors()]
+    faults = error.errors()
+    if any(isinstance(each["input"], bytes) for each in faults):  # it was not even read
+        return ["body: send JSON, with content-type application/json"]
+    return [f"{'.'.join(str(step) for step in each['loc'])}: {each['msg']}" for each in faults]
 
 
 def _problem(

@@ -26,7 +26,8 @@ SHOWN = [  # what the text around the commands promises, in their order
     "label stable -> 1",
     "versions 1, 2",
     "canary",
-    "risk",
+    '"accepted":1',
+    "risk/1: ",
 ]
 
 

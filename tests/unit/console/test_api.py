@@ -200,6 +200,17 @@ async def test_change_without_a_proper_reason_is_not_made(console: World, body: 
     assert console.changes() == []
 
 
+@pytest.mark.parametrize("content_type", [None, "application/x-www-form-urlencoded", "text/plain"])
+async def test_a_body_that_is_not_said_to_be_json_is_told_how_to_say_so(
+    console: World, content_type: str | None
+) -> None:
+    """What `curl -d` sends."""
+    headers = {} if content_type is None else {"content-type": content_type}
+    async with console.client("operator-token") as client:
+        reply = await client.post("/v1/outcomes", content=b'{"outcomes": []}', headers=headers)
+    assert (reply.status_code, "content-type application/json" in reply.json()["detail"]) == (422, True)
+
+
 async def test_change_that_cannot_be_recorded_is_not_made(console: World) -> None:
     console.is_ledger_down = True
     async with console.client("operator-token") as client:
