@@ -11,6 +11,7 @@ from inference.tfserving.tensors import TensorError
 from inference.tfserving.wire import WireError, parse
 
 FILE = "saved_model.pb"
+LARGEST_VERSION = 2**63 - 1  # that a message can carry
 
 
 class SavedModelError(Exception):
@@ -22,7 +23,8 @@ def versions(base: Path) -> list[int]:
     if not base.is_dir():
         return []
     names = (child.name for child in base.iterdir() if (child / FILE).is_file())
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+    found = (int(name) for name in names if name.isascii() and name.isdigit())
+    return sorted(number for number in found if number <= LARGEST_VERSION)
 
 
 def load(directory: Path) -> Model:

@@ -51,6 +51,9 @@ class Runnable(Protocol):
         ...
 
 
+Files = tuple[tuple[str, int, int], ...]
+"""Path, size and time of change of what lies in a version's directory."""
+
 Runtime = Callable[[Path], Runnable]
 """A version directory → a model that runs. Raises ``SavedModelError`` or ``UnsupportedModel``."""
 
@@ -62,6 +65,7 @@ class Version:
     model: Runnable | None = None
     error: str = ""
     signatures: Mapping[str, Signature] = field(default_factory=dict)
+    files: Files = ()  # of one that would not load
 
     @property
     def runnable(self) -> Runnable:
@@ -86,20 +90,30 @@ class Servable:
         return sorted(n for n, version in self.versions.items() if version.state is State.AVAILABLE)
 
     def refresh(self) -> None:
-        """Load what is wanted and new, then unload what is not wanted: there is always something to serve."""
-        wanted = self.wanted(versions(self.base))
-        kept = {number: version for number, version in self.versions.items() if number in wanted}
-        for number in wanted:
-            if number not in kept:
-                kept[number] = self._load(number)
-        self.versions = kept  # as a whole: other threads may be reading
+        """Load what is wanted and new, then unload what is not wanted: there is always something to serve.
+
+        A version that would not load is tried again when its files have changed: it may have been half copied. While
+        nothing that is wanted can be served, what was served before stays.
+        """
+        present = {number: self._tried(number) for number in self.wanted(versions(self.base))}
+        if present and not any(version.state is State.AVAILABLE for version in present.values()):
+            present |= {number: self.versions[number] for number in self.available()}
+        self.versions = present  # as a whole: other threads may be reading
+
+    def _tried(self, number: int) -> Version:
+        known = self.versions.get(number)
+        if known is not None and (known.model is not None or known.files == _files_in(self.base / str(number))):
+            return known
+        return self._load(number)
 
     def _load(self, number: int) -> Version:
+        directory = self.base / str(number)
+        files = _files_in(directory)
         try:
-            model = self.runtime(self.base / str(number))
+            model = self.runtime(directory)
         except (SavedModelError, UnsupportedModel) as error:
             log.warning("version not loaded", extra={"model": self.name, "version": number, "error": str(error)})
-            return Version(number, State.END, error=str(error))
+            return Version(number, State.END, error=str(error), files=files)
         signatures = {name: signature_of(definition) for name, definition in model.signatures.items()}
         return Version(number, State.AVAILABLE, model, signatures=signatures)
 
@@ -198,6 +212,14 @@ class Servables:
                     f"Request to assign label to version {number} of model {servable.name}, "
                     "which is not currently available for inference",
                 )
+
+
+def _files_in(directory: Path) -> Files:
+    try:
+        found = [(path, path.stat()) for path in sorted(directory.rglob("*"))]
+    except OSError:  # somebody is at it
+        return ()
+    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found)
 
 
 def not_found(name: str, number: int | None) -> ServingError:

@@ -123,6 +123,42 @@ def test_a_version_that_cannot_load_is_told_and_the_others_serve_on(base: Path) 
         servables.find(spec(version=4))
 
 
+def half_copied(base: Path, version: int) -> bytes:
+    """What ``cp`` has written so far of a version; returns the whole file."""
+    publish(base, version)
+    file = base / str(version) / "saved_model.pb"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    return whole
+
+
+def test_a_newest_version_that_cannot_load_takes_nobodys_place(base: Path) -> None:
+    servables = Servables()
+    servables.serve_latest({"risk": base})
+    half_copied(base, 4)
+    servables.refresh()
+    assert available(servables) == [3]
+    assert {one.number: one.state for one in servables.status(spec())}[4] is State.END
+
+
+def test_a_version_that_was_seen_half_copied_is_loaded_when_it_is_whole(base: Path) -> None:
+    servables = Servables()
+    servables.serve_latest({"risk": base})
+    whole = half_copied(base, 4)
+    servables.refresh()
+    (base / "4/saved_model.pb").write_bytes(whole)
+    servables.refresh()
+    assert available(servables) == [4]
+
+
+def test_a_folder_whose_name_is_no_version_a_message_can_carry_is_none(base: Path) -> None:
+    publish(base, 2**63)
+    servables = Servables()
+    servables.serve_latest({"risk": base})
+    asked = wire.GetModelStatusRequest(model_spec=spec())
+    assert [one.version for one in answers.status(servables, asked).model_version_status] == [3]
+
+
 def test_a_loaded_version_is_kept_and_not_read_again(base: Path) -> None:
     servables = serving(config(base, 1))
     before = servables.find(spec()).model
