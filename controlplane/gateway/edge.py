@@ -43,6 +43,10 @@ HOP_BY_HOP = frozenset(
 )
 
 
+NOT_THEIRS = HOP_BY_HOP | {"x-call-id", "x-audit-receipt", "x-served-by", "x-degraded", "x-cache", "age"}
+"""What a reply's head never has from the backend: of one connection, or said by us (and by caches on the way to it)."""
+
+
 class HttpDoor(Protocol):
     """One protocol's way in. Stateless between requests; what it parsed it may keep on ``request.state``."""
 
@@ -226,8 +230,8 @@ def credential_of(request: Request) -> str:
 
 
 def reply_headers(admission: Admission, reply: BackendReply) -> list[tuple[bytes, bytes]]:
-    """The backend's own headers without hop-by-hop ones, and ours: the receipt, who answered, on which rung."""
-    headers = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in reply.headers if n.lower() not in HOP_BY_HOP]
+    """The backend's own headers, and ours: the receipt, who answered, on which rung."""
+    headers = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in reply.headers if n.lower() not in NOT_THEIRS]
     index, event_id = admission.receipt.index, admission.receipt.event_id.encode()
     headers += [(b"x-call-id", event_id), (b"x-audit-receipt", b"%d %b" % (index, event_id))]
     if reply.served_by:

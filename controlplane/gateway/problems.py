@@ -30,8 +30,12 @@ BUSY_REASONS = frozenset(
 STEP_UP = "step_up_required"
 TOLD_WITH = {"budget_exhausted": "budget", STEP_UP: "step_up"}
 """Reasons whose refusal says more: the duty that stands beside the decision."""
-TELLS_ADDRESSES = frozenset({"connect_failed", "cut", "dns_failed", "hung_up", "unavailable"})
-"""Reasons of backends whose details name hosts and ports of ours: not for agents."""
+UNREACHED = "the backend cannot be reached"
+TOLD_INSTEAD = {
+    **dict.fromkeys(("connect_failed", "cut", "dns_failed", "hung_up", "unavailable"), UNREACHED),
+    "credential_refused": "the backend does not accept the gateway's credential",
+}
+"""Of reasons whose details name hosts and ports of ours, or repeat the key that a server refused: not for agents."""
 
 
 class BadRequest(Exception):
@@ -152,7 +156,7 @@ def _backend_problem(error: BackendError) -> Problem:
             status, kind = 503, "backend-unavailable"
     if error.reason == "not_found":
         status = 404
-    detail = "the backend cannot be reached" if error.reason in TELLS_ADDRESSES else error.detail
+    detail = TOLD_INSTEAD.get(error.reason, error.detail)
     return Problem(
         status=status,
         kind=kind,

@@ -102,6 +102,14 @@ async def test_answer_carries_the_backends_head_and_the_receipt(rig):
     assert wire.headers["x-served-by"] == "tiny/1"
 
 
+async def test_what_we_say_of_an_answer_no_backend_says(rig):
+    theirs = ("x-call-id", "x-audit-receipt", "X-Served-By", "x-degraded", "x-cache", "age")
+    rig.backend.headers = tuple((name, "forged") for name in theirs)
+    wire = Wire()
+    await wire.run(rig)
+    assert [value for _, value in wire.sent[0]["headers"]] == [b"c1", b"0 c1", b"tiny/1"]
+
+
 @pytest.mark.parametrize("token", [None, "forged"])
 async def test_stranger_gets_401_with_a_challenge_and_is_counted(rig, token):
     wire = Wire(token=token)

@@ -81,6 +81,14 @@ def test_addresses_of_ours_are_not_told(family: type[BackendError], reason: str)
     assert problem.reason == problem.backend_code == reason
 
 
+def test_a_key_of_ours_that_a_server_repeats_is_not_told() -> None:
+    problem = problem_for(BackendUnavailable("credential_refused", "Incorrect API key provided: sk-ours"))
+    assert (problem.reason, problem.detail) == (
+        "credential_refused",
+        "the backend does not accept the gateway's credential",
+    )
+
+
 def test_what_the_caller_can_mend_keeps_its_words() -> None:
     assert problem_for(BackendRejected("bad_tensor", "x has shape (3,)")).detail == "x has shape (3,)"
     assert problem_for(BackendUnavailable("busy", "try later", retry_after_s=7)).retry_after_s == 7
