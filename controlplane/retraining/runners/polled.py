@@ -31,6 +31,9 @@ Reply = TypeVar("Reply")
 LONGEST_WAIT_POLLS = 16  # an unreachable runner is asked less and less often, down to once in so many intervals
 
 
+MISSHAPEN = (AttributeError, KeyError, TypeError, ValueError)
+"""What JSON of another shape than a runner's makes of reading it."""
+
 REASONS = {  # the words that a job elsewhere may give for its failure
     "training_failed",
     "training_killed",
@@ -114,9 +117,17 @@ class PolledRunner:
 
     async def _end(self, job: str) -> None:
         try:
-            await self.jobs.end(job)
+            await _understood(lambda: self.jobs.end(job))
         except TrainingError as error:
             log.warning("training job %s could not be ended: %s", job, error)
+
+
+async def _understood(ask: Callable[[], Awaitable[Reply]]) -> Reply:
+    """Raises ``TrainerUnavailable`` for an answer of a shape that nobody expects, too: the next may be better."""
+    try:
+        return await ask()
+    except MISSHAPEN as error:
+        raise TrainerUnavailable(f"its answer is not understood: {error!r}") from error
 
 
 def _raise_if_ended(status: JobStatus, description: Description) -> None:
@@ -148,7 +159,7 @@ class _Deadline:
         polls = 1
         while True:
             try:
-                return await ask()
+                return await _understood(ask)
             except TrainerUnavailable as error:
                 log.warning("the trainer is unavailable: %s", error)
                 try:

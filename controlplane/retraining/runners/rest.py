@@ -83,7 +83,7 @@ class Rest:
             raise TrainingFailed(shown, "training_refused")
         try:
             found = json.loads(said or b"{}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if status in expected:
                 return status, {}
             raise TrainerUnavailable(f"{shown}, which is no JSON") from error

@@ -56,7 +56,10 @@ class WebhookJobs:
         _, said = await self._ask("POST", path, body, {"idempotency-key": description.name})
         if not isinstance(said.get("status_url"), str):
             raise TrainingFailed("the answer names no status_url", "training_refused")
-        status_url = urljoin(self.settings.url, said["status_url"])
+        try:
+            status_url = urljoin(self.settings.url, said["status_url"])
+        except ValueError as error:
+            raise TrainingFailed(f"the status_url is none: {error}", "training_refused") from error
         if _origin_of(status_url) != _origin_of(self.settings.url):
             raise TrainingFailed(f"{status_url} is of another origin", "training_refused")
         return _path_of(status_url)
@@ -74,7 +77,7 @@ class WebhookJobs:
             progress=_object(said.get("progress")),
             metrics=plain(_object(said.get("metrics"))),
             detail=str(said.get("detail", ""))[:2_000],
-            reason=reason if reason in REASONS else "training_failed",
+            reason=reason if isinstance(reason, str) and reason in REASONS else "training_failed",
         )
 
     async def end(self, job: str) -> None:

@@ -50,13 +50,14 @@ async def test_an_outage_while_it_trains_loses_nothing(tmp_path: Path) -> None:
     [
         ([DONE], 10**9, "trainer_unavailable", 0),
         ([TrainerUnavailable("x")], 0, "trainer_unavailable", 1),
+        ([AttributeError("'str' object has no attribute 'get'")], 0, "trainer_unavailable", 1),
         ([RUNNING], 0, "training_timeout", 1),
         ([RUNNING, JobStatus(JobState.LOST)], 0, "job_lost", 0),
         ([JobStatus(JobState.FAILED)], 0, "training_failed", 0),
         ([JobStatus(JobState.FAILED, reason="training_out_of_memory")], 0, "training_out_of_memory", 0),
         ([DONE], 0, "output_invalid", 0),
     ],
-    ids=["down", "gone", "late", "lost", "failed", "word", "empty"],
+    ids=["down", "gone", "odd", "late", "lost", "failed", "word", "empty"],
 )
 async def test_every_end_elsewhere_has_its_word_and_leaves_nothing(
     tmp_path: Path, answers: list[JobStatus | Exception], unreachable: int, reason: str, ended: int

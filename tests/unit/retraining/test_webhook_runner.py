@@ -115,6 +115,7 @@ async def test_paths_are_told_as_the_service_has_them_mounted(tmp_path: Path, se
         ({"state": "failed", "detail": "no"}, "training_failed"),
         ({"state": "failed", "reason": "training_out_of_memory"}, "training_out_of_memory"),
         ({"state": "failed", "reason": "prose <script>"}, "training_failed"),
+        ({"state": "failed", "reason": ["training_failed"], "progress": 1, "metrics": []}, "training_failed"),
         ({"state": "lost"}, "job_lost"),
     ],
 )
@@ -149,6 +150,7 @@ async def test_a_job_that_the_service_forgot_is_lost(tmp_path: Path, service: Se
         (202, {}),
         (202, {"status_url": "http://127.0.0.2/elsewhere"}),
         (202, {"status_url": "//127.0.0.2/elsewhere"}),
+        (202, {"status_url": "http://["}),
         (422, {"error": "no"}),
         (307, {}),
     ],
@@ -162,7 +164,20 @@ async def test_answers_that_cannot_be_followed_are_refusals(tmp_path: Path, serv
     assert len(service.fake.asked) == 1, "and nobody else was asked"
 
 
-@pytest.mark.parametrize("answer", [(500, {}), (503, b""), (429, {}), (401, {}), (200, b"<html>"), (200, b"")])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (500, {}),
+        (503, b""),
+        (429, {}),
+        (401, {}),
+        (200, b"<html>"),
+        (200, b""),
+        (200, b"[" * 50_000),
+        (200, b"\xff\xfe"),
+        (200, {"state": []}),
+    ],
+)
 async def test_a_service_that_never_makes_sense_is_unavailable(
     tmp_path: Path, service: Service, answer: Answer
 ) -> None:
