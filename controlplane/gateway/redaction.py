@@ -101,8 +101,13 @@ def _is_iban(characters: str) -> bool:
 def mask_text(text: str, names: Iterable[str]) -> str:
     """``text`` with everything masked that the named patterns find; the length stays."""
     for name in names:
-        for start, end in list(PATTERNS[name](text)):
-            text = text[:start] + MASK * (end - start) + text[end:]
+        kept: list[str] = []
+        seen = 0
+        for start, end in PATTERNS[name](text):
+            kept += text[seen:start], MASK * (end - start)
+            seen = end
+        if kept:
+            text = "".join((*kept, text[seen:]))
     return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -63,6 +64,18 @@ def test_sensitive_text_is_masked_at_its_length(name: str, text: str, masked: st
 )
 def test_what_only_looks_alike_is_left_alone(name: str, text: str) -> None:
     assert mask_text(text, [name]) == text
+
+
+def test_a_text_of_nothing_but_addresses_takes_the_time_of_its_length() -> None:
+    """A megabyte of them once held up every other call for a minute."""
+    assert mask_text("a@b.co " * 3, ["email"]) == "****** " * 3
+
+    def cost_s(addresses: int) -> float:
+        text, began_s = "a@b.co " * addresses, time.thread_time()
+        mask_text(text, ["email"])
+        return time.thread_time() - began_s
+
+    assert min(cost_s(64_000) for _ in range(3)) < 30 * min(cost_s(8_000) for _ in range(3)), "8 times the text"
 
 
 def test_only_what_is_masked_changes() -> None:
