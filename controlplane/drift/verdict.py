@@ -9,6 +9,8 @@ from typing import Literal
 Aspect = Literal["location", "spread", "missing", "rate", "score"]
 MILLI = 1_000
 MILLION = 1_000_000
+LARGEST = 2**53 - 1  # integer of a ledger record
+MOST = 9e12  # whose thousandths are such an integer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +63,11 @@ class Verdict:
             "since_row": first.since_row,
             "row": self.row,
             "streams": ",".join(dict.fromkeys(movement.stream for movement in self.movements)),
-            "evidence_log10_milli": int(MILLI * math.log10(max(self.evidence, 1e-300))),
-            "arl_rows": int(min(self.arl_rows, 2**53)),
+            "evidence_log10_milli": int(MILLI * math.log10(min(max(self.evidence, 1e-300), 1e300))),
+            "arl_rows": int(min(self.arl_rows, LARGEST)),
             "crossing": self.crossing,
         }
 
 
 def _milli(value: float) -> int:
-    return round(max(-1e15, min(1e15, value)) * MILLI) if math.isfinite(value) else 0
+    return round(max(-MOST, min(MOST, value)) * MILLI) if math.isfinite(value) else 0

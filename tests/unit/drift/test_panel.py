@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from audit.entry import canonical
 from controlplane.drift.panel import Budget, Panel, PanelSettings, Reference, Unpackable, Verdict, detectors_of
 
 Rows = NDArray[np.float64]
@@ -163,6 +165,15 @@ def test_the_ledger_gets_integers_and_words() -> None:
     assert all(isinstance(value, int | str) for value in told.values())
     assert (told["detector"], told["stream"], told["direction"]) == ("inputs_50", "c0", "up")
     json.dumps(told)
+
+
+@pytest.mark.parametrize("far", [1.7e18, 1e300, -1e300])  # the first one is a time in nanoseconds
+def test_a_column_that_moves_beyond_all_measure_can_be_recorded(far: float) -> None:
+    panel, changed = fresh(), mixed(76, 1_000)
+    changed[:, 0] += far
+    told = first(panel, changed)
+    canonical({"evidence": told.ledger()})
+    canonical({"evidence": replace(told, evidence=float("inf"), arl_rows=float("inf")).ledger()})
 
 
 def test_the_false_alarm_budget_of_all_detectors_adds_up() -> None:
