@@ -174,6 +174,8 @@ def _print(records: list[Record], as_json: bool) -> None:
 
 def _visible(text: str) -> str:
     """What callers named must not steer a terminal or begin a line of its own: shown as JSON escapes it."""
+    if text.isprintable():
+        return text
     return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
 
 
