@@ -90,7 +90,10 @@ def embed(call: Call) -> Vector:
         vector /= length
     for feature in (f"resource:{call.resource}", f"operation:{call.action}:{call.operation}"):
         _put(vector, feature, RESOURCE_WEIGHT / 4)
-    return vector / np.float32(np.linalg.norm(vector))
+    length = float(np.linalg.norm(vector))
+    if not length:  # of a resource in a thousand the features cancel out, and without words nothing is left
+        vector[0] = length = 1.0
+    return vector / np.float32(length)
 
 
 def _put(vector: Vector, feature: str, weight: float) -> None:

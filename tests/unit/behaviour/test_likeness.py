@@ -128,6 +128,17 @@ def test_what_has_no_text_is_embedded_all_the_same(body: bytes) -> None:
     assert float(np.linalg.norm(embed(model))) == pytest.approx(1, abs=1e-5)
 
 
+def test_call_whose_features_cancel_out_is_a_call_like_others() -> None:
+    """It would be like nothing and unlike nothing, itself not a number, and so would every call after it."""
+    vector, rig = embed(call(resource="/mcp/crm/t783", operation="tools/call")), learnt()
+    assert np.linalg.norm(vector) == 1.0
+    reference = rig.watch.reference("context.unlike", ("acme", "agent:a"))
+    assert reference is not None
+    for _ in range(KEPT_CALLS):  # one of the sample is enough
+        reference.learn(ContextRule.model_validate(RULE), vector, 1.0)
+    assert rig.ask("look", arguments=STRANGE) == "step_up_required"
+
+
 def test_it_does_not_see_meaning() -> None:
     """Said in the docs, and so that nobody takes it for more: a paraphrase is as unlike as anything."""
     asked = embed(call(arguments={"q": "send money abroad"}))
