@@ -16,7 +16,7 @@ import uvicorn
 import uvloop
 
 from audit import AuditError, AuditUnavailable, LedgerCorrupt
-from controlplane.gateway.heads import BoundedHeads
+from controlplane.gateway.connections import BoundedConnection
 from controlplane.settings import Settings
 from controlplane.telemetry.asgi import MetricsEndpoint
 from controlplane.telemetry.logs import configure_logging
@@ -131,7 +131,7 @@ def http_config(app: Any, host: str, port: int, *, drain_s: float = 0.0) -> uvic
         app,
         host=host,
         port=port,
-        http=BoundedHeads,
+        http=BoundedConnection,
         loop="none",
         ws="none",
         lifespan="off",

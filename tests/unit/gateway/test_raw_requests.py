@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from controlplane.gateway.heads import HEAD_LIMIT_BYTES
+from controlplane.gateway.connections import HEAD_LIMIT_BYTES, BoundedConnection
 from controlplane.gateway.hygiene import Hygiene
 from tests.matrix.world import listening
 
@@ -108,3 +108,31 @@ async def test_a_long_body_and_many_requests_are_no_long_head(door: Door):
                 await writer.drain()
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
     assert [len(said) for _, said, _ in door.asked] == [3 * len(body)] * 3
+
+
+class Endless:
+    """Answers without end; ``left`` when it is told that nobody reads."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+
+    async def __call__(self, scope, receive, send):
+        await receive()
+        told = asyncio.ensure_future(receive())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not told.done():
+            await send({"type": "http.response.body", "body": b"x" * 65_536, "more_body": True})
+            await asyncio.sleep(0)
+        assert (await told)["type"] == "http.disconnect"
+        self.left.set()
+
+
+async def test_answer_that_nobody_reads_does_not_keep_its_call(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(BoundedConnection, "unread_limit_s", 0.01)
+    endless = Endless()
+    async with listening(endless) as port, asyncio.timeout(PATIENCE_S):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(INNER)
+        await endless.left.wait()  # the reader's own buffer is full by then, and nothing takes from it
+        writer.close()
+        assert not reader.at_eof()
