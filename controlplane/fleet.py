@@ -211,10 +211,13 @@ class Fleet:
                 await deployment.replicas[replica].wait_lost()
 
     async def _learn(self, name: str) -> None:
+        """What a version says of itself must not end the gateway."""
         try:
             await self._signatures[name].learn()
         except BackendError as error:
             log.info("signatures are not known yet", extra={"backend": name, "cause": str(error)})
+        except Exception:
+            log.exception("learning signatures broke; trying again", extra={"backend": name})
         if self._settings.guard.models:
             await anyio.to_thread.run_sync(self._learn_references, name)
 

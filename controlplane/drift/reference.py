@@ -65,7 +65,7 @@ def read_reference(raw: bytes) -> RowReference:
         raise InvalidReference(f"more than {LONGEST_BYTES} bytes")
     try:
         reference = msgspec.json.decode(raw, type=RowReference)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidReference(str(error)) from None
     if reference.format != FORMAT or not reference.columns:
         raise InvalidReference(f"no {FORMAT} with columns")

@@ -1,4 +1,4 @@
-"""What one connection may cost: uvicorn with httptools keeps a head of any length and waits for a reader without end."""
+"""What one connection may cost: uvicorn with httptools keeps a head of any length and waits for a reader for ever."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from inference.backend import BackendReply, BackendRequest
 from inference.errors import BackendError
 from inference.tfserving.deployment import Deployment
 from inference.tfserving.predict import encode_predict
+from inference.tfserving.signatures import DeployedSignatures
 from tests.unit.controlplane.rig import ModelServer, Rig, entry, publish, until
 
 ROW = np.array([[0.5, -0.5]], np.float32)
@@ -120,6 +121,21 @@ async def test_an_unforeseen_error_does_not_end_the_watch(rig: Rig, monkeypatch:
         raise RuntimeError("nobody thought of this")
 
     monkeypatch.setattr(Deployment, "attend", breaks)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(rig.fleet.keep_deployed)
+        await until(lambda: len(asked) > 2)
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_nor_does_one_while_signatures_are_learnt(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    async def breaks(_: DeployedSignatures) -> None:
+        asked.append(1)
+        raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr(DeployedSignatures, "learn", breaks)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(rig.fleet.keep_deployed)
         await until(lambda: len(asked) > 2)

@@ -147,6 +147,8 @@ def test_a_reference_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         b'{"columns": [{"name": "a", "low": "0", "high": 1}], "input": "x", "rows": 1}',
         b'{"columns": [{"name": "a", "low": 0, "high": 1}], "input": "x", "rows": 1, "format": "other/1"}',
         b'{"columns": [{"name": "a", "low": 0, "high": 1, "hihg": 1}], "input": "x", "rows": 1}',
+        b'{"columns": [{"name": "\xff", "low": 0, "high": 1}], "input": "x", "rows": 1}',
+        b'{"columns": ' + b"[" * 100_000,
         b" " * (5 * 1024 * 1024),
     ],
 )
