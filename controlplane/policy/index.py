@@ -23,7 +23,7 @@ class _Node:
 
 
 @dataclass(slots=True)
-class _Patterns:
+class Patterns:
     """The numbers of rules by the patterns they stand on."""
 
     literal: dict[str, list[int]] = field(default_factory=dict)
@@ -57,16 +57,21 @@ class _Patterns:
             found += node.ends
         return found
 
+    def covering(self, pattern: Pattern) -> list[int]:
+        """Those whose pattern may cover all that ``pattern`` does, and perhaps some more; as ``matching`` otherwise."""
+        more = ("**",) if pattern.has_tail else ()
+        return self.matching(pattern.text, (*pattern.segments, *more))
+
 
 class Index:
     """Rules are known by their number in the bundle's order. Immutable after construction."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
-        self._by_place: dict[tuple[str, str, str], _Patterns] = {}
+        self._by_place: dict[tuple[str, str, str], Patterns] = {}
         for number, rule in enumerate(rules):
             for action in ACTIONS if rule.actions == ("*",) else rule.actions:
                 for subject in rule.subjects:
-                    patterns = self._by_place.setdefault((rule.domain, action, subject), _Patterns())
+                    patterns = self._by_place.setdefault((rule.domain, action, subject), Patterns())
                     for pattern in rule.patterns:
                         patterns.add(pattern, number)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from controlplane.policy.index import Patterns
 from controlplane.policy.resources import Pattern, PatternError, is_valid_path, segments_of
 
 
@@ -51,3 +52,28 @@ def test_pattern_means_whole_segments(pattern: str, path: str, matches: bool) ->
 def test_pattern_outside_the_language_is_refused(text: str) -> None:
     with pytest.raises(PatternError):
         Pattern.parse(text)
+
+
+def test_who_may_cover_a_pattern_is_found_without_looking_at_all() -> None:
+    texts = [
+        "/**",
+        "/*",
+        "/*/*",
+        "/*/**",
+        "/*/*/**",
+        "/a",
+        "/a/*",
+        "/a/**",
+        "/*/b",
+        "/a/b",
+        "/a/b/**",
+        "/a/*/c",
+        "/a/b/c",
+    ]
+    known, all_of_them = Patterns(), [Pattern.parse(text) for text in texts]
+    for number, pattern in enumerate(all_of_them):
+        known.add(pattern, number)
+    for narrow in all_of_them:
+        covering = {number for number, wide in enumerate(all_of_them) if wide.covers(narrow)}
+        assert covering <= set(known.covering(narrow)), narrow.text
+    assert len(set(known.covering(Pattern.parse("/x/y")))) < len(texts) / 2
