@@ -106,16 +106,18 @@ class Writer:
         except Exception as error:  # noqa: BLE001  any failure of a commit leaves its fate unknown
             batch.reason = reason_of(error)
             self._listener.failed(batch.reason)
-            landed = self._is_stored(change)
+            landed = self._is_stored(change, batch.reason)
         if landed:
             self._frontier, batch.head = frontier, head
         self._listener.settled(batch)
 
-    def _is_stored(self, change: Change) -> bool:
-        """Reopen until the head can be read, and say whether the change is in it; False when told to stop first."""
+    def _is_stored(self, change: Change, reason: str) -> bool:
+        """Whether the change that failed for ``reason`` is in the store all the same: reopen until its head can be
+        read. False when told to stop first.
+        """
         while True:
             try:
-                self._store.reopen()
+                self._store.reopen(reason)
                 stored = self._store.head()
                 if stored in (change.head, StoredHead(change.size, self._frontier.pack(), stored.checkpoint)):
                     return stored == change.head

@@ -382,6 +382,40 @@ async def test_a_database_locked_by_another_process_refuses_in_time(tmp_path: Pa
     await close_and_verify(ledger, settings)
 
 
+async def failed_beside_a_reader(ledger: SqliteLedger, disk: Disk, path: Path, code: int) -> sqlite3.Connection:
+    """A commit fails for a moment while somebody, an auditor say, reads the state before the newest record."""
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM log").fetchone()
+    await ledger.append("note", {})
+    disk.before["COMMIT"] = failing("as SQLite says it", code)
+    with pytest.raises(AuditUnavailable):
+        await ledger.append("note", {})
+    disk.heal()
+    return reader
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL])
+async def test_who_reads_for_long_does_not_keep_a_healed_ledger_shut(tmp_path: Path, code: int) -> None:
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
+    ledger = await opened(disk, settings)
+    with closing(await failed_beside_a_reader(ledger, disk, settings.path, code)):
+        await until(lambda: ledger.is_writable)
+        await ledger.append("note", {})
+    await close_and_verify(ledger, settings)
+
+
+async def test_after_a_failed_sync_nothing_is_believed_before_it_was_copied(tmp_path: Path) -> None:
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
+    ledger = await opened(disk, settings)
+    with closing(await failed_beside_a_reader(ledger, disk, settings.path, sqlite3.SQLITE_IOERR | 4 << 8)):
+        attached = disk.attached
+        await until(lambda: disk.attached > attached + 1)
+        assert ledger.trouble == "locked"
+    await until(lambda: ledger.is_writable)
+    await close_and_verify(ledger, settings)
+
+
 async def test_a_head_moved_by_another_writer_fences_this_one(tmp_path: Path) -> None:
     disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
     ledger = await opened(disk, settings)

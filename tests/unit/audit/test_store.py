@@ -11,7 +11,7 @@ def test_every_connection_syncs_at_each_commit_and_reads_beside_the_writer(tmp_p
     store = SqliteStore(tmp_path / "ledger.sqlite", busy_s=1.0)
     store.lock()
     store.open()
-    for attach in (lambda: None, store.reopen):
+    for attach in (lambda: None, lambda: store.reopen("io_error")):
         attach()
         assert store._attached().execute("PRAGMA synchronous").fetchone() == (FULL,)
         assert store._attached().execute("PRAGMA journal_mode").fetchone() == ("wal",)
