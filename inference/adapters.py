@@ -7,6 +7,7 @@ and only from the listed path: the path is in the server's own file system, and 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 ASK_TIMEOUT_S = 5.0
 LOAD_TIMEOUT_S = 120.0
+LONGEST_REPLY_BYTES = 4 * 1024 * 1024
 FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 
 
@@ -132,19 +134,19 @@ class AdapterRegistry:
                 self._session(ASK_TIMEOUT_S) as session,
                 session.get(self._replicas[replica] / "models") as answer,
             ):
-                said = await answer.json() if answer.status == HTTPStatus.OK else {}
+                said = json.loads(await _whole(answer)) if answer.status == HTTPStatus.OK else {}
             self._served[replica] = names_in(said)
-        except (*FAILURES, ValueError):
+        except (*FAILURES, ValueError, RecursionError):
             self._served.pop(replica, None)
 
     async def _tell(self, replica: str, verb: str, wish: Mapping[str, str], failure: str) -> None:
         url = self._replicas[replica] / verb
         try:
             async with self._session(LOAD_TIMEOUT_S) as session, session.post(url, json=wish) as answer:
-                detail = (await answer.text())[:500]
+                detail = (await _whole(answer))[:500].decode(errors="replace")
                 if answer.status != HTTPStatus.OK:
                     raise AdapterRefused(failure, f"{replica} answered {answer.status}: {detail}")
-        except FAILURES as error:
+        except (*FAILURES, ValueError) as error:
             raise AdapterRefused("unreachable", f"{replica}: {error}") from error
         await self._ask(replica)
 
@@ -152,6 +154,16 @@ class AdapterRegistry:
         key = self._api_key()
         headers = {"authorization": f"Bearer {key}"} if key else {}
         return aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=timeout_s), trust_env=False)
+
+
+async def _whole(answer: aiohttp.ClientResponse) -> bytes:
+    """Raises ``ValueError``: longer than anything that a server has to say of its adapters."""
+    read = bytearray()
+    async for part in answer.content.iter_any():
+        read += part
+        if len(read) > LONGEST_REPLY_BYTES:
+            raise ValueError(f"an answer of more than {LONGEST_REPLY_BYTES} bytes")
+    return bytes(read)
 
 
 def names_in(said: Any) -> ServedNames:

@@ -23,8 +23,11 @@ class Replica:
     adapters: set[str] = field(default_factory=set)
     asked: list[tuple[str, str]] = field(default_factory=list)
     refuses: bool = False
+    nonsense: bytes = b""  # said instead of what it serves
 
     async def models(self, request: web.Request) -> web.Response:
+        if self.nonsense:
+            return web.Response(body=self.nonsense, content_type="application/json")
         base = {"id": "tiny", "parent": None}
         return web.json_response({"data": [base, *({"id": name, "parent": "tiny"} for name in sorted(self.adapters))]})
 
@@ -32,7 +35,7 @@ class Replica:
         wish = await request.json()
         self.asked.append((wish["lora_name"], wish["lora_path"]))
         if self.refuses:
-            return web.json_response({"error": {"message": "no such path"}}, status=404)
+            return web.Response(body=b"no such path: \xe9t\xe9", status=404)
         self.adapters.add(wish["lora_name"])
         return web.Response(text="ok")
 
@@ -103,6 +106,14 @@ async def test_what_a_silent_replica_had_is_forgotten(replica: Replica) -> None:
     assert registry.serves("one", "tiny-a")
     assert not registry.serves("gone", "tiny-a")
     assert registry.serves("gone", "tiny")  # the base is the pool's affair
+
+
+@pytest.mark.parametrize("nonsense", [b"[" * 100_000, b"\xff", b"{}" + b" " * 5_000_000])
+async def test_what_a_replica_that_talks_nonsense_has_is_not_known(replica: Replica, nonsense: bytes) -> None:
+    replica.adapters, replica.nonsense = {"tiny-a"}, nonsense
+    registry = AdapterRegistry({"one": replica.url}, lambda: LORA)
+    await registry.refresh()
+    assert not registry.serves("one", "tiny-a")
 
 
 async def test_unloading_takes_it_from_those_who_have_it(replica: Replica) -> None:
