@@ -15,8 +15,9 @@ meanwhile, and the call's place at it is taken."""
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """The server's protocol. It ends connections on which bytes come and neither a head is ever whole nor a body grows
-    (endless addresses, fields, trailers and chunk extensions), and those whose answer nobody takes."""
+    """The server's protocol. It drops trailers, and ends connections on which bytes come but no whole head and no body
+    (endless addresses, fields, trailers and chunk extensions), and those whose answer nobody takes.
+    """
 
     unread_limit_s = UNREAD_LIMIT_S
     _fruitless_bytes = 0
@@ -33,6 +34,7 @@ class BoundedConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._fruitless_bytes = 0
         super().on_headers_complete()
+        self.headers = []  # the request keeps its own; a trailer is none of them (RFC 9110 §6.5.1)
 
     def on_body(self, body: bytes) -> None:
         self._fruitless_bytes = 0

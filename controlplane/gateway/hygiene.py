@@ -49,7 +49,6 @@ class Hygiene:
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         seen, started = 0, False
-        scope = {**scope, "headers": [*scope["headers"]]}  # the server adds trailers to its list (RFC 9110 §6.5.1)
 
         async def counted() -> Message:
             nonlocal seen
