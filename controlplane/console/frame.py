@@ -133,11 +133,11 @@ async def form_of(request: Request) -> dict[str, str]:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_FORM_BYTES:
-            raise NotAllowed("form_too_large")
+            raise NotAllowed("form_too_large", f"a form has at most {MAX_FORM_BYTES:,} bytes")
     try:
         return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=10))
     except ValueError:
-        raise NotAllowed("malformed_form") from None
+        raise NotAllowed("malformed_form", "this is no form of ours") from None
 
 
 def now_utc() -> datetime:

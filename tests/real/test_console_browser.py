@@ -146,11 +146,29 @@ async def test_page_in_use_is_not_pulled_away(tmp_path: Path) -> None:
         await page.get_by_label("Reason for risk/2").fill("half a rea")
         await console.call(name="/model/later")
         asked = len(console.asked)
+        paused = page.get_by_text("Not refreshed while you work in it.")
+        await paused.wait_for()
         await page.get_by_text("Hold", exact=True).first.click()  # closing the form lets the page go on
         await page.get_by_role("heading", name="Breakers").click()
         await page.evaluate("document.activeElement.blur()")
         await page.get_by_text("/model/later").wait_for()
         assert len(console.asked) > asked
+        await paused.wait_for(state="hidden")
+
+
+async def test_a_page_that_is_not_refreshed_any_more_says_so_where_it_is_seen(tmp_path: Path) -> None:
+    async with browser() as chromium:
+        page = chromium.page
+        async with world(tmp_path, refresh_ms=250) as console, served(console) as url:
+            await a_busy_morning(console)
+            await chromium.sign_in(url)
+            await page.get_by_role("heading", name="Calls").wait_for()
+            await page.set_viewport_size({"width": 1280, "height": 600})
+        stale = page.get_by_text("The page is no longer being refreshed.")
+        await stale.wait_for()
+        box = await stale.bounding_box()
+        assert box is not None
+        assert 0 <= box["y"] <= 600 - box["height"]
 
 
 async def test_hostile_words_run_nowhere(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 (() => {
   const panels = document.getElementById("panels");
   const stale = document.getElementById("stale");
+  const paused = document.getElementById("paused");
   const patience = 5;
   let etag = "";
   let failures = 0;
@@ -27,12 +28,14 @@
 
   const tick = async () => {
     try {
-      if (!isInUse()) await refresh();
+      paused.hidden = !isInUse();
+      if (paused.hidden) await refresh();
       failures = 0;
     } catch {
       failures += 1;
     }
     stale.hidden = failures < patience;
+    if (!stale.hidden) paused.hidden = true;
     if (failures < patience) setTimeout(tick, Number(panels.dataset.everyMs));
   };
 

@@ -154,6 +154,18 @@ async def test_words_of_strangers_are_only_words(console: World) -> None:
         assert "<script>alert" not in refused.text
 
 
+async def test_a_name_that_turns_a_line_around_is_seen_to_do_so(console: World) -> None:
+    call = await console.call(
+        denied=True, subject="agent:\u202ea", name="/tool/\u202egpj.exe\x1b ÆØ", operation="\u2066x"
+    )
+    async with console.client() as client:
+        await signed_in(client)
+        for path in ("/console", "/console/panels", f"/console/calls/{call}"):
+            page = (await client.get(path)).text
+            assert "/tool/\\u202egpj.exe\\u001b ÆØ" in page
+            assert not {"\u202e", "\u2066", "\x1b"} & set(page)
+
+
 async def test_form_holds_and_releases_a_breaker(console: World) -> None:
     console.breakers.known["risk/1"] = Breaker("risk/1")
     async with console.client() as client:
