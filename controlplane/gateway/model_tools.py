@@ -122,7 +122,7 @@ def answer_of(call: Call, status: int, body: bytes) -> dict[str, Any]:
         if call.operation == "chat":
             return {"text": said["choices"][0]["message"]["content"] or ""}
         return {"embeddings": [one["embedding"] for one in said["data"]]}
-    except (ValueError, LookupError, TypeError, wire.WireError, tensors.TensorError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError, wire.WireError, tensors.TensorError) as error:
         raise BackendBroke("untranslatable", str(error)) from error
 
 
