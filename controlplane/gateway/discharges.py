@@ -100,9 +100,7 @@ def cap_tokens(principal: Principal, call: Call, obligation: Obligation) -> Call
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise ObligationUnmet("max_tokens_unreadable") from None
     asked = {name: number for name in names if (number := getattr(said, name)) is not None}
-    choices = max(said.n or 1, said.best_of or 1)
-    if call.operation == "completions":
-        choices *= max(call.arguments.get("inputs_count", 1), 1)  # each prompt has its own answer
+    choices = max(said.n or 1, said.best_of or 1) * prompts_of(call)
     cap = obligation.parameters["max"] // choices
     if cap < 1:
         raise ObligationUnmet("max_tokens_exceeded")
@@ -112,6 +110,12 @@ def cap_tokens(principal: Principal, call: Call, obligation: Obligation) -> Call
     fields = _decode_fields(call.body)
     body = msgspec.json.encode(fields | {name: msgspec.Raw(b"%d" % number) for name, number in capped.items()})
     return replace(call, body=body, arguments={**call.arguments, "max_tokens": min(capped.values())})
+
+
+def prompts_of(call: Call) -> int:
+    """How many texts are to be completed: each has its own answer."""
+    prompts: int = call.arguments.get("inputs_count", 1) if call.operation == "completions" else 1
+    return max(prompts, 1)
 
 
 @dataclass(frozen=True, slots=True)

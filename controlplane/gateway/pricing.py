@@ -13,6 +13,7 @@ import msgspec
 
 from controlplane.calls import Call
 from controlplane.cost import CostSettings, Rates, Work, energy_uwh
+from controlplane.gateway.discharges import CHOICE_FIELDS, TOKEN_FIELDS, prompts_of
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.outcome import HTTP_ERROR, Outcome
 from controlplane.policy import Catalogue, ModelEntry
@@ -22,9 +23,7 @@ log = logging.getLogger(__name__)
 
 MODEL = "/model/"
 EVENT = b"data:"
-CAP_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-CHOICE_FIELDS = ("n", "best_of")
-ANSWERS_TOKENS = frozenset({"chat", "completions", "responses", "messages"})
+ANSWERS_TOKENS = frozenset(TOKEN_FIELDS)
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -103,7 +102,7 @@ class PriceList:
 
     def _most(self, call: Call) -> Work:
         given = -int(-len(call.body) // self.settings.bound_bytes_per_token)
-        made = most_tokens(call.body, self.settings.assumed_output_tokens) if call.operation in ANSWERS_TOKENS else 0
+        made = most_tokens(call, self.settings.assumed_output_tokens) if call.operation in ANSWERS_TOKENS else 0
         return Work(given, made, 0, self.settings.assumed_seconds)
 
     def _asked(self, call: Call) -> Priced | None:
@@ -160,25 +159,27 @@ def counts_seconds(entry: ModelEntry) -> bool:
     return bool(entry.price.per_second_usd or (entry.energy and entry.energy.watts))
 
 
-def most_tokens(body: bytes, assumed: int) -> int:
-    """Tokens that the request allows its answer over all choices; ``assumed`` for each where it does not say."""
+def most_tokens(call: Call, assumed: int) -> int:
+    """Tokens that the request allows its answer over all prompts and choices; ``assumed`` for each where it does not
+    say. A cap counts by the name that its operation has for it: servers pass over any other."""
     try:
-        fields = _decode_fields(body)
+        fields = _decode_fields(call.body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return assumed
-    caps = [number for name in CAP_FIELDS if (number := _number(fields.get(name))) is not None]
-    choices = max((_number(fields.get(name)) or 1 for name in CHOICE_FIELDS), default=1)
-    return (max(caps) if caps else assumed) * choices
+    caps = [number for name in TOKEN_FIELDS[call.operation] if (number := _number(fields.get(name))) is not None]
+    choices = max(_number(fields.get(name)) or 1 for name in CHOICE_FIELDS)
+    return (max(caps) if caps else assumed) * choices * prompts_of(call)
 
 
 def _number(raw: msgspec.Raw | None) -> int | None:
+    """As servers read it, to whom ``"3"`` and ``3.0`` are three."""
     if raw is None:
         return None
     try:
-        number = msgspec.json.decode(raw, type=int | None)
-    except msgspec.DecodeError:
+        number = int(float(msgspec.json.decode(raw)))
+    except (ValueError, TypeError, OverflowError):
         return None
-    return number if number is not None and number > 0 else None
+    return number if number > 0 else None
 
 
 def _seconds(call: Call, outcome: Outcome) -> float:

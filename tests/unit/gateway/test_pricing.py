@@ -106,14 +106,25 @@ def test_a_defect_in_pricing_never_breaks_a_call() -> None:
         ({"max_tokens": 7, "n": 3}, 21),
         ({"max_tokens": None}, 100),
         ({"max_tokens": -1}, 100),
-        ({"max_output_tokens": 5}, 5),
-        ({"max_tokens": "7"}, 100),
+        ({"max_tokens": 7, "n": 3.0}, 21),
+        ({"max_tokens": 7, "n": "3"}, 21),
+        ({"max_tokens": 7, "n": "many"}, 7),
+        ({"max_output_tokens": 5}, 100),  # a name of another operation, which a server for chats passes over
+        ({"max_tokens": "7"}, 7),
     ],
 )
 def test_a_call_is_held_to_answer_as_much_as_it_may(fields: dict[str, Any], tokens: int) -> None:
     body = json.dumps(fields).encode()
     given = -(-len(body) // 2)
     assert PRICES.bound(call(body=body)) == 10 * given + 30 * tokens
+
+
+def test_each_prompt_of_a_completion_is_held_to_have_an_answer_of_its_own() -> None:
+    body = json.dumps({"prompt": ["a", "b", "c"], "max_tokens": 7}).encode()
+    asked = call(operation="completions", body=body, arguments={"inputs_count": 3})
+    assert PRICES.bound(asked) == 10 * (len(body) // 2) + 30 * 3 * 7
+    responses = call(operation="responses", body=b'{"max_output_tokens":5,"max_tokens":9999}')
+    assert PRICES.bound(responses) == 10 * -(-len(responses.body) // 2) + 30 * 5
 
 
 def test_the_bound_covers_whoever_may_answer_and_nothing_where_nothing_is_billed() -> None:
