@@ -16,6 +16,7 @@ from controlplane.policy.bundle import build, read_files
 from controlplane.policy.documents import BundleError
 from controlplane.settings import OpenAiBackend, Settings, SettingsError, load
 from controlplane.settings_file import GATEWAY_CONFIG
+from controlplane.tools.registry import RegistryError, load_registry
 from inference.exposure import Finding, Severity, exposure_of, exposure_of_address, gravest_first
 
 MARKS = {Severity.FINE: "ok     ", Severity.WARNING: "warning", Severity.DANGER: "DANGER "}
@@ -52,11 +53,32 @@ def examine(config: Path) -> list[tuple[str, Finding]]:
         return [("settings", finding) for finding in unusable]
     parts = {
         "settings": [Finding(Severity.FINE, "usable", str(config))],
+        "files": list(_files(settings)),
         "policy": list(_policy(settings)),
         "ledger": list(_keys(settings)),
         **asyncio.run(_backends(settings)),
     }
     return [(part, finding) for part, findings in parts.items() for finding in gravest_first(findings)]
+
+
+def _files(settings: Settings) -> Iterator[Finding]:
+    """Those that settings name and that are read later: at the start, or with the first call that needs them."""
+    named = {"identity.jwks_file": settings.identity.jwks_file}
+    named |= {
+        f"backends.{name}.api_key_file": each.api_key_file
+        for name, each in settings.backends.items()
+        if isinstance(each, OpenAiBackend)
+    }
+    for setting, file in named.items():
+        if file is not None and not os.access(file, os.R_OK):
+            said = f"{setting}: {file} cannot be read"
+            yield Finding(Severity.DANGER, "unreadable", said, "calls that need it are refused")
+    if settings.registry is not None:
+        try:
+            load_registry(settings.registry)
+        except RegistryError as error:
+            for problem in error.problems:
+                yield Finding(Severity.DANGER, "broken_registry", problem, "the gateway does not start with it")
 
 
 def _policy(settings: Settings) -> Iterator[Finding]:
@@ -76,9 +98,15 @@ def _policy(settings: Settings) -> Iterator[Finding]:
 
 def _keys(settings: Settings) -> Iterator[Finding]:
     for file in (settings.audit.signing_key, settings.audit.commitment_key):
-        if file.exists() and file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            said = f"others may read {file}"
+        mode = file.stat().st_mode if file.exists() else 0
+        if mode & (stat.S_IWGRP | stat.S_IRWXO):
+            said = f"others may read {file}, or its group may write it"
             yield Finding(Severity.DANGER, "key_exposed", said, f"chmod 600 {file}, and think of it as known")
+        elif mode & stat.S_IRGRP:
+            said = f"its group may read {file}"
+            yield Finding(
+                Severity.WARNING, "key_of_group", said, "right for a Secret mounted by Kubernetes; else chmod 600"
+            )
     folder = next(each for each in settings.audit.path.absolute().parents if each.exists())
     if os.access(folder, os.W_OK):
         yield Finding(Severity.FINE, "ledger", str(settings.audit.path))

@@ -32,7 +32,10 @@ def tether(parent: int) -> None:
 def main(arguments: list[str]) -> None:
     parent, *command = arguments
     tether(int(parent))
-    os.execvp(command[0], command)  # noqa: S606  the registry names the program, no shell reads it
+    try:
+        os.execvp(command[0], command)  # noqa: S606  the registry names the program, no shell reads it
+    except OSError as error:
+        sys.exit(f"{command[0]}: {error.strerror}")
 
 
 if __name__ == "__main__":

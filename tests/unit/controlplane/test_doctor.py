@@ -50,9 +50,10 @@ def server() -> Iterator[ModelServer]:
 
 @pytest.fixture
 def config(tmp_path: Path, server: ModelServer) -> Path:
+    (tmp_path / "keys.json").touch()
     file = tmp_path / "controlplane.yaml"
     file.write_text(
-        "identity: {issuer: 'https://i', audience: a, jwks_file: keys.json}\n"
+        f"identity: {{issuer: 'https://i', audience: a, jwks_file: {tmp_path / 'keys.json'}}}\n"
         f"policy: {{path: {ROOT / 'policies'}}}\n"
         f"audit: {{path: {tmp_path / 'l.sqlite'}, signing_key: {tmp_path / 's'}, commitment_key: {tmp_path / 'c'}}}\n"
         f"backends: {{vllm: {{kind: openai, base_url: 'http://127.0.0.1:{server.server_address[1]}/v1'}}}}\n"
@@ -86,10 +87,25 @@ def test_a_way_around_the_gateway_is_a_danger_and_says_what_to_do(config: Path, 
 
 def test_a_key_that_others_can_read_is_a_danger(config: Path, tmp_path: Path) -> None:
     (tmp_path / "s").write_text("secret")
+    for mode in (0o604, 0o620):
+        (tmp_path / "s").chmod(mode)
+        assert found(config)["key_exposed"] == "danger"
     (tmp_path / "s").chmod(0o640)
-    assert found(config)["key_exposed"] == "danger"
+    assert found(config)["key_of_group"] == "warning", "so Kubernetes mounts a Secret, and the gateway takes it"
     (tmp_path / "s").chmod(0o600)
     assert "key_exposed" not in found(config)
+
+
+def test_files_that_the_gateway_will_miss_are_dangers(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys.json").unlink()
+    (tmp_path / "registry.yaml").write_text("http_tools: [{name: refund, urll: x}]\n")
+    text = config.read_text().replace("kind: openai", f"kind: openai, api_key_file: {tmp_path / 'key'}")
+    config.write_text(f"{text}registry: {tmp_path / 'registry.yaml'}\n")
+    told = run(config)
+    assert told.exit_code == 1
+    assert f"identity.jwks_file: {tmp_path / 'keys.json'} cannot be read" in told.output
+    assert f"backends.vllm.api_key_file: {tmp_path / 'key'} cannot be read" in told.output
+    assert "http_tools.0.urll: Extra inputs are not permitted" in told.output
 
 
 def test_models_without_a_server_are_named(config: Path) -> None:

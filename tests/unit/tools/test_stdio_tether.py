@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -31,3 +32,9 @@ def test_a_server_whose_bridge_has_already_gone_never_starts() -> None:
     tether = [sys.executable, "-m", "controlplane.tools.stdio_tether", "1", sys.executable, "-c", "print('up')"]
     done = subprocess.run(tether, capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_a_program_that_is_not_there_is_named_in_one_line() -> None:
+    command = [sys.executable, "-m", "controlplane.tools.stdio_tether", str(os.getpid()), "/nothing/such", "--flag"]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, b"/nothing/such: No such file or directory\n")
