@@ -69,7 +69,7 @@ class Gaps:
 
     def due(self, now_ms: int) -> list[Gap]:
         """What is to be told now, oldest first; it no longer grows."""
-        if self.open is not None and now_ms - self.told_ms >= TOLD_EVERY_MS:
+        if self.open is not None and abs(now_ms - self.told_ms) >= TOLD_EVERY_MS:  # a clock may be set back
             self._close()
             self.told_ms = now_ms
         return list(self.told)

@@ -45,6 +45,15 @@ def test_losses_that_go_on_are_one_gap_until_it_is_told() -> None:
     assert [each[1] for each in told(found, 80_000)] == [39, 1]
 
 
+def test_a_clock_that_is_set_back_keeps_no_gap_to_itself() -> None:
+    found = gaps()
+    found.saw(page(lost=1), "b", 90_000_000)
+    assert len(told(found, 90_000_000)) == 1
+    found.recorded(found.told[0])
+    found.saw(page(lost=1), "b", 5_000_000)
+    assert len(told(found, 5_000_000)) == 1
+
+
 def test_another_life_of_the_gateway_lost_what_was_not_read_of_the_last() -> None:
     found = gaps()
     found.saw(page(), "", 1_000)
