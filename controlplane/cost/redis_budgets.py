@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -47,6 +47,7 @@ if tonumber(redis.call('GET', KEYS[1]) or '0') < tonumber(ARGV[1]) then
 end
 """
 GRACE_S = 3600  # a sum outlives its window a little, for calls that began in it
+RAISED_AT_ONCE = 1000  # accounts; a hundred thousand take longer than anybody waits for one answer
 FAILURES = (RedisError, OSError, TimeoutError)
 
 
@@ -100,15 +101,20 @@ class RedisBudgets:
 
     async def raise_to(self, spent: Mapping[Account, int]) -> None:
         """Needed once before the first hold. Raises ``BudgetsUnavailable``."""
-        try:
-            async with asyncio.timeout(max(1.0, self._deadline_s)), self._client.pipeline(transaction=False) as pipe:
-                for account, micro_usd in spent.items():
-                    until_s = account.until_s + GRACE_S
-                    await self._raise(keys=[name_of(account)], args=[micro_usd, until_s], client=pipe)
-                await pipe.execute()
-        except FAILURES as error:
-            raise BudgetsUnavailable("budget_unknown") from error
+        told = list(spent.items())
+        for first in range(0, len(told), RAISED_AT_ONCE):
+            try:
+                await self._raise_some(told[first : first + RAISED_AT_ONCE])
+            except FAILURES as error:
+                raise BudgetsUnavailable("budget_unknown") from error
         self._is_ready = True
+
+    async def _raise_some(self, spent: Iterable[tuple[Account, int]]) -> None:
+        async with asyncio.timeout(max(1.0, self._deadline_s)), self._client.pipeline(transaction=False) as pipe:
+            for account, micro_usd in spent:
+                until_s = account.until_s + GRACE_S
+                await self._raise(keys=[name_of(account)], args=[micro_usd, until_s], client=pipe)
+            await pipe.execute()
 
     async def keep_settling(self) -> None:
         """Until cancelled; ``settle`` once more when it ends."""

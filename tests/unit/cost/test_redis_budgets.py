@@ -22,10 +22,11 @@ class FakeRedis:
     def __init__(self) -> None:
         self.told: dict[str, int] = {}
         self.waiting: deque[asyncio.Future[None]] = deque()
+        self.at_once = 0
 
     def register_script(self, _text: str) -> Any:
         async def script(keys: list[str], args: list[int], client: FakePipe) -> None:
-            client.batch = keys[1], args[0]
+            client.told.append((keys[-1], args[0]))
 
         return script
 
@@ -37,7 +38,7 @@ class FakeRedis:
 class FakePipe:
     def __init__(self, redis: FakeRedis) -> None:
         self._redis = redis
-        self.batch = ("", 0)
+        self.told: list[tuple[str, int]] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -51,7 +52,9 @@ class FakePipe:
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._redis.waiting.append(answer)
         await answer
-        self._redis.told.setdefault(*self.batch)
+        self._redis.at_once = max(self._redis.at_once, len(self.told))
+        for name, micro_usd in self.told:
+            self._redis.told.setdefault(name, micro_usd)
 
 
 async def begun(redis: FakeRedis, budgets: Any) -> asyncio.Task[bool]:
@@ -79,3 +82,18 @@ async def test_who_is_late_with_one_batch_does_not_forget_the_next() -> None:
     redis.waiting.popleft().set_result(None)
     assert await again
     assert sorted(redis.told.values()) == [-10, -5]
+
+
+async def test_sums_of_many_accounts_come_back_some_at_a_time() -> None:
+    """All of them at once would take longer than one answer may, and every call would be refused for ever."""
+    redis = FakeRedis()
+    budgets = redis_budgets.RedisBudgets(redis, 60.0, 0.2)
+    spent = {Account("subject", "acme", f"agent:{number}", "day", "", 0): number for number in range(2500)}
+    raising = asyncio.create_task(budgets.raise_to(spent))
+    while not raising.done():
+        await asyncio.sleep(0)
+        while redis.waiting:
+            redis.waiting.popleft().set_result(None)
+    await raising
+    assert sorted(redis.told.values()) == sorted(spent.values())
+    assert redis.at_once == redis_budgets.RAISED_AT_ONCE
