@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self, get_args
 
 import uvicorn
-from mcp import Client, StdioServerParameters
+from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.context import ServerRequestContext
@@ -221,7 +221,10 @@ def main() -> None:
     parser.add_argument("--env", action="append", default=[], metavar="NAME", help="variable the server may see")
     parser.add_argument("--cwd", default=None, help="the server's working directory")
     parser.add_argument("command", nargs="+", help="the server's command and arguments")
-    asyncio.run(serve(parser.parse_args()))
+    try:
+        asyncio.run(serve(parser.parse_args()))
+    except* MCPError:
+        sys.exit("the command does not answer as an MCP server")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -55,3 +57,15 @@ async def test_only_the_holder_of_the_token_reaches_the_server(
     await Guarded(app, "secret")({"type": "http", "headers": headers}, receive, send)
     assert bool(seen) is reached
     assert reached or sent[0]["status"] == 401
+
+
+@pytest.mark.parametrize("command", [["/nothing/such"], [sys.executable, "-c", "pass"]])
+def test_a_command_that_is_no_mcp_server_is_told_without_a_traceback(command: list[str]) -> None:
+    bridge = [sys.executable, "-m", "controlplane.tools.stdio_bridge", "--", *command]
+    with subprocess.Popen(bridge, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"token\n")
+        process.stdin.flush()
+        assert process.wait(60) == 1
+        said = process.stderr.read().decode() if process.stderr is not None else ""
+    assert ("does not answer as an MCP server" in said, "Traceback" in said) == (True, False), said
