@@ -89,7 +89,7 @@ class EmbeddedServer:
                 async with turn:
                     return await self._run(answer, self.servables, method, body)
             except ServingError as error:
-                await context.abort(CODES[error.code], error.detail)
+                await context.abort(CODES[error.code], wire.told(error.detail))
                 raise
 
         return handle

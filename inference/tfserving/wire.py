@@ -95,6 +95,8 @@ METHODS: dict[str, Method] = {
 MOST_FIELDS = 10_000
 """Of one message. Four megabytes of two-byte fields would keep everybody else waiting for seconds."""
 
+LONGEST_DETAIL_BYTES = 2_000
+
 REQUEST_SPEC = 1  # every request but a reload keeps its model spec in field 1, or in field 1 of each of its tasks
 
 
@@ -212,6 +214,14 @@ def _read_varint(body: bytes | memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:  # noqa: PLR2004  the continuation bit
             return value, at
     raise WireError("a varint of more than ten bytes")
+
+
+def told(detail: str) -> str:
+    """As much of a refusal's words as a client will take; of trailers longer than 8 KiB it sees not even the code.
+
+    Words beyond ASCII take three times their bytes there.
+    """
+    return detail.encode(errors="replace")[:LONGEST_DETAIL_BYTES].decode(errors="ignore")
 
 
 def varint(value: int) -> bytes:

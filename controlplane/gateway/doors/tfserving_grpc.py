@@ -123,7 +123,7 @@ class TfServingGrpc:
         self.refused(self.name, problem)
         if problem.kind == "internal":
             log.error("unforeseen error", exc_info=error, extra={"door": self.name})
-        await context.abort(code, problem.detail, trailing_metadata=facts_of(problem))
+        await context.abort(code, wire.told(problem.detail), trailing_metadata=facts_of(problem))
 
 
 def _remaining_s(context: Any) -> float | None:

@@ -170,6 +170,16 @@ async def test_the_backend_s_trouble_keeps_its_code_and_words(rig, client: Clien
     assert rig.ledger.entries[-1][0] == "outcome"
 
 
+@pytest.mark.parametrize("words", ["Missing but required: {" + "a," * 20_000 + "}", "\u00e9" * 20_000])
+async def test_a_long_explanation_is_cut_and_not_lost_with_its_code(rig, client: Client, words: str) -> None:
+    """Beyond 8 KiB of trailers a client sees RESOURCE_EXHAUSTED, and may try again."""
+    rig.backend.refuses = BackendRejected("invalid_argument", words)
+    for _ in range(10):  # between 8 and 16 KiB by lot
+        code, detail, trailing = await client.refused("Predict", encode_predict("risk", X))
+        assert (code, words.startswith(detail), len(detail) >= 1_000) == (Code.INVALID_ARGUMENT, True, True)
+        assert ("x-reason", "invalid_argument") in trailing
+
+
 async def test_an_unforeseen_error_tells_nothing_of_our_insides(rig, client: Client) -> None:
     rig.backend.refuses = RuntimeError("secret path")
     assert (await client.refused("Predict", encode_predict("risk", X)))[:2] == (Code.INTERNAL, "internal error")
