@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -84,26 +85,32 @@ def explain(path: Path, request_text: str | None, show_all: bool, as_json: bool,
     decision = loaded.decide(principal, call, request.now)
     found = [] if loaded.bundle is None else findings(loaded.bundle, principal, call, request.now)
     matches, misses = [one for one in found if one.matches], nearest_misses(found)
+    unanswered = [one for one in found if one.failed and one.rule.ref in decision.rules]
     if as_json:
-        shown = found if show_all else matches + misses
+        shown = found if show_all else unanswered + matches + [one for one in misses if one not in unanswered]
         click.echo(json.dumps({**_decision(decision), "findings": [_finding(one) for one in shown]}, indent=2))
         return
     click.echo(f"{decision.effect.value}: {decision.reason}  (policy {decision.revision[:12]}, {decision.eval_us} us)")
     for duty in decision.obligations:
         click.echo(f"  oblige {duty.name} {json.dumps(dict(duty.parameters))}")
+    _print_findings("cannot be answered", unanswered)
     _print_findings("matches", matches)
     if not decision.permits:
-        _print_findings("nearest miss", misses)
+        _print_findings("nearest miss", [one for one in misses if one not in unanswered])
     if show_all:
-        _print_findings("no match", [one for one in found if not one.matches and one not in misses])
+        _print_findings("no match", [one for one in found if not one.matches and one not in misses + unanswered])
 
 
 def _loaded(path: Path) -> BundlePolicy:
+    logging.getLogger("controlplane.policy").addHandler(
+        logging.NullHandler()
+    )  # what it says of a gateway is not so here
     loaded = BundlePolicy(PolicySettings(path=path))
     loaded.load()
     error = loaded.status().error
     if error:
-        raise click.ClickException(f"the bundle does not load: {error}")
+        problems = map(str, lint_bundle(path).errors)
+        raise click.ClickException("\n".join(["the bundle does not load:", *(list(problems) or [error])]))
     return loaded
 
 
@@ -117,17 +124,27 @@ def _request(text: str | None, options: dict[str, Any]) -> RequestShape:
                     "subject": options["subject"],
                     "tenant": options["tenant"],
                     "chain": list(options["chain"]),
-                    "claims": json.loads(options["claims"]),
+                    "claims": _json_of("claims", options["claims"]),
                 },
                 "call": {
                     "action": options["action"],
                     "resource": options["resource"],
-                    "arguments": json.loads(options["arguments"]),
+                    "arguments": _json_of("arguments", options["arguments"]),
                 },
             }
         )
-    except (ValidationError, ValueError, OSError) as error:
+    except ValidationError as error:
+        faults = (": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in error.errors())
+        raise click.BadParameter("; ".join(faults)) from None
+    except (ValueError, OSError) as error:
         raise click.BadParameter(str(error)) from None
+
+
+def _json_of(option: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"--{option} is not JSON: {error}") from None
 
 
 def _print_report(report: Report) -> None:

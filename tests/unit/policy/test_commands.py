@@ -113,3 +113,39 @@ def test_explain_takes_and_gives_json() -> None:
 @pytest.mark.parametrize("request_text", ["{", "{}", '{"principal": 1}', "@/nowhere"])
 def test_explain_refuses_a_request_that_is_none(request_text: str) -> None:
     assert run("explain", "--path", str(SHIPPED), "--request", request_text).exit_code == 2
+
+
+def test_explain_names_the_rule_that_could_not_be_answered() -> None:
+    asked = ["--subject", "agent:support", "--tenant", "acme", "--action", "call", "--resource", "/tool/refund"]
+    told = run("explain", "--path", str(SHIPPED), *asked, "--arguments", '{"amount": "5000"}').output
+    assert "deny: condition_error" in told
+    assert "cannot be answered: allow support.refund.small  roles/support.yaml:5  for agent:support" in told
+    document = json.loads(
+        run("explain", "--path", str(SHIPPED), *asked, "--arguments", '{"amount": "x"}', "--json").output
+    )
+    assert document["findings"][0]["rule"] == document["rules"][0]["id"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--claims", "["], "--claims is not JSON"),
+        (["--arguments", "7"], "call.arguments: Input should be a valid dictionary"),
+        (["--request", "{}"], "principal: Field required; call: Field required"),
+        (["--request", "{"], "Invalid JSON"),
+    ],
+)
+def test_a_request_that_is_none_is_told_in_a_line(options: list[str], said: str) -> None:
+    told = run("explain", "--path", str(SHIPPED), *options)
+    assert (told.exit_code, said in told.output, "pydantic" in told.output) == (2, True, False), told.output
+
+
+@pytest.mark.parametrize("command", ["test", "explain"])
+def test_a_bundle_that_does_not_load_is_told_a_line_for_each_fault(folder: Folder, command: str) -> None:
+    folder.edit("roles/support.yaml", "effect: deny", "effect: Deny")
+    folder.edit("roles/analyst.yaml", "r.ctx.args.rows", "r.ctx.args.row")
+    told = run(command, "--path", str(folder.path))
+    assert told.exit_code == 1
+    first, *faults = told.output.splitlines()
+    assert first == "Error: the bundle does not load:"
+    assert [line.partition(": ")[0] for line in faults[:2]] == ["roles/analyst.yaml:9", "roles/support.yaml:18"]
