@@ -44,6 +44,7 @@ from audit.writing.thread import WriterThread
 OPEN_LIMIT_S = 30.0  # a ledger that cannot be opened in this time will not be: recovery of a WAL takes seconds
 RECOVERED_LISTED = 256  # event ids named in one `recovery` record; each outcome names its own intent anyway
 TICKS_PER_LIMIT = 8  # how often, per stall limit, the oldest waiting record is looked at
+FAILURE = "sink.failed"
 log = logging.getLogger(__name__)
 UNSETTLED = -1  # in the map of open intents: appended, not yet durable
 
@@ -364,6 +365,8 @@ class SqliteLedger:
             self._open.pop(item.event_id, None)
         if item.closes is not None:
             self._owed.append(item)
+        if item.kind == FAILURE:
+            self._refused_count += item.said["failure"]["refused"]  # nobody was told of them yet
         if item is self._trial:
             self._trial = None
         self._refuse(item, reason)
@@ -418,7 +421,7 @@ class SqliteLedger:
         lasted_ms = int((self._loop.time() - self._troubled_since_s) * 1000)
         failure = {"reason": reason, "lasted_ms": lasted_ms, "refused": self._refused_count}
         self._refused_count = 0
-        return self._prepare("sink.failed", {"failure": failure}, None, False, None)
+        return self._prepare(FAILURE, {"failure": failure}, None, False, None)
 
     def _renumber(self, item: Pending) -> None:
         """A record written late keeps its time, but takes its place in this node's sequence."""

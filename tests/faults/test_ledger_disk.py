@@ -382,6 +382,25 @@ async def test_a_database_locked_by_another_process_refuses_in_time(tmp_path: Pa
     await close_and_verify(ledger, settings)
 
 
+async def test_a_failure_record_tells_of_everybody_who_was_refused(tmp_path: Path) -> None:
+    """Attempts that fail as well, each with a record of the failure that never lands, make nobody forgotten."""
+    disk, settings = Disk(), settings_in(tmp_path)
+    ledger = await opened(disk, settings)
+    disk.before["COMMIT"] = failing("SQLITE_FULL", sqlite3.SQLITE_FULL)
+    refused = 0
+    for _ in range(3):
+        attached = disk.attached
+        for _ in range(5):
+            with pytest.raises(AuditUnavailable):
+                await ledger.append("note", {})
+            refused += 1
+        await until(lambda attached=attached: disk.attached > attached + 1)
+    disk.heal()
+    await until(lambda: ledger.is_writable and not ledger.waiting)
+    assert sum(record.body["failure"]["refused"] for record in ledger.read(kinds=["sink.failed"])) == refused
+    await close_and_verify(ledger, settings)
+
+
 async def failed_beside_a_reader(ledger: SqliteLedger, disk: Disk, path: Path, code: int) -> sqlite3.Connection:
     """A commit fails for a moment while somebody, an auditor say, reads the state before the newest record."""
     reader = sqlite3.connect(path, isolation_level=None)
