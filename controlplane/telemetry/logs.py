@@ -62,6 +62,7 @@ def configure_logging(level: str = "info", stream: TextIO | None = None) -> None
         logger.handlers[:] = []
         logger.setLevel(logging.NOTSET)
         logger.propagate = name != "uvicorn.access"
+    logging.getLogger("casbin").setLevel(logging.WARNING)  # it would say the whole model at every reload
 
 
 class JsonLines(logging.Formatter):

@@ -58,7 +58,7 @@ ROW = Row(
         ),
         Panel(
             "Tokens",
-            "As the backends counted them.",
+            "Tokens a second, as the backends counted them.",
             "short",
             ((rate("controlplane_tokens_total", "model", "direction", where=TENANT), "{{model}} {{direction}}"),),
         ),

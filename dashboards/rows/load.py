@@ -31,18 +31,28 @@ ROW = Row(
             "short",
             (
                 ("max by (rule, target) (controlplane_adaptation_level) > 0", "{{rule}} {{target}}"),
-                (rate("controlplane_adaptation_transitions_total", "rule", "direction"), "{{rule}} {{direction}}"),
+                (
+                    "sum by (rule, direction) (increase(controlplane_adaptation_transitions_total[$__range]))",
+                    "{{rule}} {{direction}}",
+                ),
             ),
         ),
         Panel(
             "Agents' behaviour",
-            "What its rules found, enforced or in a dry run. Rules without their past refuse: that must end soon.",
+            "What its rules found a second, enforced or in a dry run.",
             "short",
             (
                 (
                     rate("controlplane_behaviour_findings_total", "rule", "answer", "mode", "change"),
                     "{{rule}} {{answer}} {{mode}} {{change}}",
                 ),
+            ),
+        ),
+        Panel(
+            "What is known of agents",
+            "Agents that are remembered. Rules without their past refuse: that must end soon.",
+            "short",
+            (
                 ("sum(controlplane_behaviour_agents)", "agents remembered"),
                 ("sum(controlplane_behaviour_unknown_rules)", "rules without their past"),
             ),

@@ -58,7 +58,7 @@ ROW = Row(
         ),
         Panel(
             "Verdicts, jobs, promotions",
-            "What the loop did in the shown range.",
+            "What the loop has done since the monitor started, and trainings that run.",
             "short",
             (
                 ("sum by (model, verdict) (controlplane_drift_verdicts_total)", "verdict {{model}} {{verdict}}"),
@@ -89,7 +89,7 @@ ROW = Row(
         ),
         Panel(
             "Reports beside verdicts",
-            "By what came of them. A report that fails or takes too long holds up no verdict.",
+            "By what came of them since the monitor started. One that fails or takes too long holds up no verdict.",
             "short",
             (("sum by (model, outcome) (controlplane_drift_reports_total)", "{{model}} {{outcome}}"),),
         ),

@@ -17,13 +17,18 @@ ROW = Row(
         ),
         Panel(
             "Fullest budgets",
-            "Share of the fullest budget of each kind that is spent or held, and warnings in the shown range.",
+            "Share of the fullest budget of each kind that is spent or held.",
             "percentunit",
+            (("max by (tenant, budget) (controlplane_budget_used_ratio)", "{{tenant}} {{budget}}"),),
+        ),
+        Panel(
+            "Budget warnings",
+            "Warnings in the shown range.",
+            "short",
             (
-                ("max by (tenant, budget) (controlplane_budget_used_ratio)", "{{tenant}} {{budget}}"),
                 (
                     "sum by (tenant, budget) (increase(controlplane_budget_warnings_total[$__range]))",
-                    "warned {{tenant}} {{budget}}",
+                    "{{tenant}} {{budget}}",
                 ),
             ),
         ),
@@ -42,10 +47,15 @@ ROW = Row(
         ),
         Panel(
             "Response cache, stored",
-            "Bytes in this process; answers that had to go for others; failures of the shared store.",
+            "In the memory of the gateways.",
+            "bytes",
+            (("sum(controlplane_response_cache_bytes)", "all gateways"),),
+        ),
+        Panel(
+            "Response cache, in and out",
+            "Answers that were saved, and that had to go for others, a second; failures of the shared store.",
             "short",
             (
-                ("sum(controlplane_response_cache_bytes)", "bytes"),
                 (
                     rate("controlplane_response_cache_events_total", "event", where='event=~"store|evict"'),
                     "{{event}}",

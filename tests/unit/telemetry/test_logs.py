@@ -145,4 +145,5 @@ def test_a_broken_stream_breaks_nobody(stream: io.StringIO) -> None:
 def test_uvicorn_speaks_the_same_language_and_its_access_log_is_silent(stream: io.StringIO) -> None:
     logging.getLogger("uvicorn.error").info("started")
     logging.getLogger("uvicorn.access").info("GET /?token=abc")
+    logging.getLogger("casbin.policy").info("Model:")
     assert [line["message"] for line in lines(stream)] == ["started"]
