@@ -9,7 +9,7 @@ from inference.routing.budget import Budget
 from inference.routing.choice import Choice
 from inference.routing.health import Event
 from inference.routing.hedging import HEDGED
-from inference.routing.replica import STALLED, Attempt, Call
+from inference.routing.replica import STALLED, TOO_MUCH, Attempt, Call
 from inference.routing.settings import RetrySettings
 
 REPEATABLE = HEDGED | {
@@ -36,7 +36,7 @@ class Again:
 
     def after(self, error: BackendError, call: Call, now_s: float) -> bool:
         """Whether another replica may be asked after ``error``. Where nothing was done, nothing can be done twice."""
-        if isinstance(error, BackendRejected):
+        if isinstance(error, BackendRejected) or error.reason in TOO_MUCH:
             return False
         if call.request.operation not in REPEATABLE and not isinstance(error, BackendUnavailable):
             return False

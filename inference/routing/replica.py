@@ -29,6 +29,9 @@ SATURATION = frozenset({"busy", "rate_limited", "resource_exhausted"})
 ELSEWHERE = frozenset({"not_deployed"})
 """Reasons that say that this replica does not serve what was asked for; others may. Its health is another question."""
 
+TOO_MUCH = frozenset({"event_too_long", "reply_too_large"})
+"""Reasons that say how much was asked for. That is the caller's choice; nobody is asked for as much a second time."""
+
 LATE = frozenset({"deadline", "deadline_exceeded", "first_byte_timeout", "stalled"})
 """Reasons that say that a limit passed, which may be the caller's own impatience."""
 
@@ -255,5 +258,5 @@ class _Loan(AbstractAsyncContextManager[BackendReply]):
 
 
 def teaches_nothing(error: BackendError) -> bool:
-    """The request was wrong, or in the wrong place."""
-    return isinstance(error, BackendRejected) or error.reason in ELSEWHERE
+    """The request was wrong, too large, or in the wrong place."""
+    return isinstance(error, BackendRejected) or error.reason in ELSEWHERE or error.reason in TOO_MUCH

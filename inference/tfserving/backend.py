@@ -20,6 +20,9 @@ from inference.whole import Whole
 
 REJECTED = frozenset({"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE", "UNIMPLEMENTED"})
 UNAVAILABLE = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "PERMISSION_DENIED"})
+TOO_LARGE, ANSWERED_TOO_LARGE = "message larger than max", "CLIENT: Received message larger than max"
+"""gRPC's words for a message beyond a limit, its own code for which is that of a server without room."""
+
 OPERATIONS = frozenset(wire.METHODS) - {wire.RELOAD}
 
 
@@ -120,6 +123,9 @@ def _translated(error: grpc.RpcError) -> BackendError:
     reason = code.name.lower()
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return BackendTimeout(reason, detail)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in detail:
+        is_reply = ANSWERED_TOO_LARGE in detail
+        return BackendBroke("reply_too_large", detail) if is_reply else BackendRejected("request_too_large", detail)
     if code.name in REJECTED:
         return BackendRejected(reason, detail)
     if code.name in UNAVAILABLE:

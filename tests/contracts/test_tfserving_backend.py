@@ -341,9 +341,9 @@ async def test_a_server_that_is_gone_is_unavailable(own_server: Process, own: Tf
 
 async def test_a_message_beyond_the_limit_never_goes_out_whole(server: Process) -> None:
     backend = TfServingBackend(TfServingSettings(target=server.target, max_message_bytes=100))
-    with pytest.raises(BackendError) as caught:
+    with pytest.raises(BackendRejected) as caught:
         await sent(backend, ask("Predict", encode_predict("risk", {"x": np.ones((1000, 2), np.float32)})))
-    assert caught.value.reason == "resource_exhausted"
+    assert caught.value.reason == "request_too_large"
     await backend.aclose()
 
 

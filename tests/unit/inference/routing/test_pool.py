@@ -54,6 +54,7 @@ async def test_calls_are_spread_by_what_is_under_way() -> None:
         (replace(chat(), operation="responses"), BackendBroke("hung_up"), 1),
         (replace(chat(), operation="call"), BackendTimeout("deadline"), 1),
         (replace(chat(), operation="call"), BackendUnavailable("connect_failed"), 2),
+        (chat(), BackendBroke("reply_too_large"), 1),
     ],
 )
 @in_virtual_time
@@ -191,6 +192,16 @@ async def test_requests_that_are_wrong_eject_nobody() -> None:
         for one in live.replicas.values():
             one.error = BackendRejected("not_found")
         assert {a.error.reason for a in await live.traffic(3.0)} == {"not_found"}
+        assert not live.transitions
+
+
+@pytest.mark.parametrize("reason", ["reply_too_large", "event_too_long"])
+@in_virtual_time
+async def test_one_who_asks_for_too_much_takes_no_replica_from_the_others(reason: str) -> None:
+    async with world("a", "b", watched=False) as live:
+        for one in live.replicas.values():
+            one.error = BackendBroke(reason)
+        assert {a.error.reason for a in await live.traffic(3.0)} == {reason}
         assert not live.transitions
 
 
