@@ -123,10 +123,14 @@ class RedisBudgets:
             await self.settle()
 
     async def settle(self) -> bool:
-        """Tell what is due. False when Redis did not take it; it is told again."""
+        """Tell all that is due. False when Redis did not take it; it is told again."""
+        while self._batch is not None or self._due:
+            if not await self._tell():
+                return False
+        return True
+
+    async def _tell(self) -> bool:
         if self._batch is None:
-            if not self._due:
-                return True
             self._batch, self._due = (uuid4().hex, self._due), {}
         batch, due = self._batch
         try:
