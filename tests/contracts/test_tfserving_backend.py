@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from inference.backend import BackendReply, BackendRequest
-from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout, BackendUnavailable
+from inference.errors import BackendBroke, BackendRejected, BackendTimeout, BackendUnavailable
 from inference.savedmodel import export_mlp, load
 from inference.tfserving import tensors, wire
 from inference.tfserving.backend import TfServingBackend
