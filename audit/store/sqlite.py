@@ -35,6 +35,14 @@ REASONS = {
     sqlite3.SQLITE_LOCKED: "locked",
 }
 LOG_ROW, INTENT_ROW = "(?,?,?,?,?,?,?)", "(?,?)"
+STRAY_INTENT = """
+    SELECT event_id FROM open_intent AS open
+    WHERE NOT EXISTS (SELECT 1 FROM log WHERE idx = open.idx AND event_id = open.event_id)
+    UNION ALL
+    SELECT closes FROM log
+    WHERE idx > (SELECT min(idx) FROM open_intent) AND closes IN (SELECT event_id FROM open_intent)
+    LIMIT 1
+"""
 MOVE_HEAD = "UPDATE head SET size=?, frontier=?, checkpoint=? WHERE id=1 AND size=?"
 
 Row = tuple[int, str, str, int, str | None, bytes, bytes]
@@ -147,6 +155,10 @@ class SqliteStore:
         return row
 
     def open_intents(self) -> dict[str, int]:
+        """Event id to index. Raises ``LedgerCorrupt`` for one that the log does not hold, or holds the outcome of."""
+        stray = self._attached().execute(STRAY_INTENT).fetchone()
+        if stray is not None:
+            raise LedgerCorrupt(f"open intent {stray[0]} is not one of the log")
         return dict(self._attached().execute("SELECT event_id, idx FROM open_intent ORDER BY idx"))
 
     def leaves_from(self, size: int) -> list[tuple[str, bytes]]:

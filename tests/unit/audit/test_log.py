@@ -287,6 +287,32 @@ async def test_a_ledger_whose_head_is_not_ours_is_not_continued(settings: AuditS
         await reopened(settings)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO open_intent VALUES('never recorded', 3)",
+        "INSERT INTO open_intent SELECT event_id, idx FROM log WHERE idx = 1",  # it has its outcome
+        "INSERT INTO open_intent SELECT event_id, 0 FROM log WHERE idx = 1",
+        "UPDATE open_intent SET idx = 1",
+    ],
+)
+async def test_nothing_is_signed_about_an_intent_that_the_log_does_not_leave_open(
+    settings: AuditSettings, statement: str
+) -> None:
+    """At a start every open intent gets an outcome: whoever may write to the file must not choose for which."""
+    ledger = await reopened(settings)
+    closed = await ledger.append("intent", {}, opens=True)
+    await ledger.append("outcome", {}, closes=closed.event_id)
+    await ledger.append("intent", {}, opens=True)
+    await ledger.close()
+    with sqlite3.connect(settings.path) as connection:
+        connection.execute(statement)
+    connection.close()
+    with pytest.raises(LedgerCorrupt, match="open intent"):
+        await reopened(settings)
+    assert LedgerReader(settings.path).head().size == 4
+
+
 async def test_a_file_that_is_no_database_is_not_overwritten(settings: AuditSettings) -> None:
     await (await reopened(settings)).close()
     settings.path.write_bytes(b"not a database" * 100)
