@@ -55,7 +55,7 @@ class TokenIdentity:
         """
         if not credential:
             raise Unauthenticated("no_credential")
-        if len(credential) > self._settings.max_token_bytes:
+        if len(credential) > self._settings.max_token_bytes:  # a JWS is ASCII: its characters are bytes
             raise Unauthenticated("token_too_large")
         self._keys.current()
         self._forget_if_rekeyed()
@@ -72,7 +72,6 @@ class TokenIdentity:
     async def _verify(self, credential: str, digest: bytes) -> VerifiedToken:
         token = parse(credential, self._settings)
         verified = verify(token, await self._keys.find(token.kid), self._settings)
-        self._forget_if_rekeyed()  # the key may have come with a new set
         self._remember(digest, verified)
         return verified
 

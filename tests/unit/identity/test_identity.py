@@ -148,6 +148,17 @@ async def test_revocation_holds_from_the_next_call_on(tmp_path: Path, said: dict
     await world.identity.authenticate(good)
 
 
+async def test_settings_alone_make_an_identity_that_knows_its_keys_and_whom_not_to_believe(tmp_path: Path) -> None:
+    keys_file, denylist_file = tmp_path / "keys.json", tmp_path / "denylist.json"
+    keys_file.write_bytes(key_set(public(EC_PRIVATE, "ES256")))
+    deny(denylist_file, {"tokens": ["token-1"]})
+    chosen = settings(jwks_file=keys_file, denylist_file=denylist_file)
+    async with TokenIdentity(chosen, wall_clock=Clock()) as identity:
+        assert (await identity.authenticate(token(claims(jti="token-2")))).token_id == "token-2"
+        with pytest.raises(Unauthenticated, match="revoked"):
+            await identity.authenticate(token())
+
+
 async def test_file_changed_within_one_tick_of_its_clock_is_still_obeyed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
 
+from controlplane.identity import jwks
 from controlplane.identity.errors import IdentityUnavailable
+from controlplane.identity.identity import TokenIdentity
 from controlplane.identity.jwks import JwksKeys
 from tests.unit.identity.issuer import EC_PRIVATE, ED_PRIVATE, Clock, Source, key_set, keys_of, public, settings
 
@@ -26,7 +28,7 @@ async def test_keys_never_read_are_unavailable() -> None:
         keys.current()
 
 
-@pytest.mark.parametrize("trouble", [OSError("gone"), TimeoutError(), b"garbage", key_set(OLD, OLD)])
+@pytest.mark.parametrize("trouble", [OSError("gone"), ClientPayloadError("cut off"), b"garbage", key_set(OLD, OLD)])
 async def test_unreadable_keys_are_believed_until_they_are_stale(trouble: Any) -> None:
     source, clock = Source(OLD), Clock()
     keys = keys_of(settings(), source, clock)
@@ -69,6 +71,37 @@ async def test_all_who_wait_for_a_new_key_share_one_reading() -> None:
     assert source.readings == 2
 
 
+async def test_token_that_names_no_key_sends_nobody_to_the_issuer() -> None:
+    source, clock = Source(OLD, NEW), Clock()
+    keys = keys_of(settings(), source, clock)
+    await keys.refresh()
+    clock.now_s += 30
+    assert await keys.find(None) is None  # two keys: it could be either
+    assert source.readings == 1
+
+
+async def test_known_key_waits_for_no_reading() -> None:
+    asked, arrives = asyncio.Event(), asyncio.Event()
+
+    class Slow(Source):
+        async def __call__(self) -> bytes:
+            if self.readings == 1:
+                asked.set()
+                await arrives.wait()
+            return await super().__call__()
+
+    keys = keys_of(settings(), Slow(OLD), Clock())
+    await keys.refresh()
+    reading = asyncio.create_task(keys.refresh())
+    await asked.wait()
+    finding = asyncio.create_task(keys.find("old"))
+    await asyncio.sleep(0)
+    found = finding.done()
+    arrives.set()
+    await asyncio.gather(reading, finding)
+    assert found
+
+
 async def test_generation_moves_only_when_the_keys_do() -> None:
     source = Source(OLD)
     keys = keys_of(settings(), source, Clock())
@@ -108,6 +141,32 @@ async def test_keys_are_read_again_in_the_background_also_after_a_failure() -> N
 
     async with JwksKeys(settings(refresh_s=0.001), source=Failing(OLD)):
         await asyncio.wait_for(enough.wait(), 60)
+
+
+async def test_keys_that_could_not_be_read_at_the_start_are_read_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jwks, "FIRST_RETRY_S", 0.001)
+    read = asyncio.Event()
+
+    class Failing(Source):
+        async def __call__(self) -> bytes:
+            self.readings += 1
+            if self.readings == 1:
+                raise OSError("no route yet")
+            read.set()
+            return key_set(OLD)
+
+    async with JwksKeys(settings(), source=Failing()) as keys:
+        with pytest.raises(IdentityUnavailable, match="keys_unavailable"):
+            keys.current()
+        await asyncio.wait_for(read.wait(), 60)
+        await asyncio.sleep(0)
+        assert keys.current().find("old") is not None
+
+
+async def test_nobody_reads_keys_once_we_have_left() -> None:
+    async with TokenIdentity(settings(), keys=JwksKeys(settings(), source=Source(OLD))):
+        assert [task.get_name() for task in asyncio.all_tasks()].count("identity-keys") == 1
+    assert "identity-keys" not in [task.get_name() for task in asyncio.all_tasks()]
 
 
 @pytest.mark.parametrize("moments", range(6))

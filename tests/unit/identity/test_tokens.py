@@ -152,6 +152,13 @@ async def test_critical_extension_is_refused(value: Any) -> None:
     assert await refusal_of(token(crit=value)) == "critical_header"
 
 
+async def test_payload_said_to_be_unencoded_is_refused_also_when_that_is_not_said_to_be_critical() -> None:
+    header = {"alg": "ES256", "typ": "at+jwt", "kid": "k1", "b64": False}
+    signing_input = f"{encoded(header)}.{encoded(claims())}"
+    signature = jwt.get_algorithm_by_name("ES256").sign(signing_input.encode(), EC_PRIVATE)
+    assert await refusal_of(f"{signing_input}.{encoded(signature)}") == "critical_header"
+
+
 @pytest.mark.parametrize("kind", ["JWT", "jwt", "dpop+jwt", "logout+jwt", "at+jwt ", ..., None, 1])
 async def test_other_types_of_token_are_refused(kind: Any) -> None:
     header = {"alg": "ES256", "kid": "k1"} | ({} if kind is ... else {"typ": kind})
