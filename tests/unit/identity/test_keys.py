@@ -114,8 +114,10 @@ def test_roca_moduli_are_recognised_and_sound_ones_are_not() -> None:
         product *= prime
     for prime in (103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167):
         product *= prime
-    weak = (product * 5 + pow(65_537, 77, product)) * (product * 9 + pow(65_537, 1_234, product))
+    weak = (product * 5 + pow(65_537, 77, product)) * (product * 9 * 2**1_700 + pow(65_537, 1_234, product))
     assert _is_roca(weak)
+    member = public(RSA_PRIVATE, "RS256", n=number(weak))
+    assert "ROCA" in parse_key_set(key_set(GOOD, member), ACCEPTED).ignored[0]
     assert not _is_roca(weak + 2)
     assert not _is_roca(RSA_PRIVATE.public_key().public_numbers().n)
 
