@@ -146,6 +146,9 @@ def _answered_by(spec: Any, asked: Any, version: Version, signature: str) -> Non
 def _inputs(signature: Signature, protos: Any) -> dict[str, Array]:
     for name, wanted in signature.inputs.items():
         checks.check_head(name, checks.head_of(protos[name]), wanted)
+        if tensors.is_inflated(protos[name]):
+            said = f"tensor parsing error: {name}: too many values are left out as repetitions of the last one"
+            raise ServingError(Code.INVALID_ARGUMENT, said)
     try:
         return tensors.read_all(protos)
     except tensors.TensorError as error:

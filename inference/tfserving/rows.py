@@ -9,19 +9,16 @@ the values are one opaque field. Everything else is parsed.
 from __future__ import annotations
 
 from collections import OrderedDict
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from inference.tfserving.tensors import Array, TensorError, dtype_for, read
+from inference.tfserving.tensors import Array, TensorError, dtype_for, is_inflated, read
 from inference.tfserving.wire import PredictRequest, WireError, parse
 
 PLACES = 64
 LONGEST_FRAME = 4096  # bytes around the values that are worth comparing
 ROWS_AND_COLUMNS = 2
-MOST_REPEATED = 65_536
-"""Values that a request may have beyond its bytes. One value of thirty bytes may stand for 64 million times itself."""
 
 
 class Place(NamedTuple):
@@ -59,7 +56,7 @@ class RowFinder:
         if self._name not in inputs:
             return None
         tensor = inputs[self._name]
-        if prod(size.size for size in tensor.tensor_shape.dim) > max(len(body), MOST_REPEATED):
+        if is_inflated(tensor):
             return None
         array = read(tensor)
         if array.dtype.kind not in "fiu" or not array.ndim or array.shape[-1] != self._columns:

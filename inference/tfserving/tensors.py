@@ -79,6 +79,7 @@ MAX_ELEMENTS = 64 * 1024 * 1024
 """A proto of twenty bytes may claim any shape ("the last value repeats"); beyond this it is refused unread."""
 
 MAX_RANK = 64  # numpy's
+MOST_REPEATED = 65_536
 
 
 class TensorError(ValueError):
@@ -151,6 +152,12 @@ def read(proto: Any) -> Array:
         full[: len(values)], full[len(values) :] = values, last
         values = full
     return values.reshape(shape)
+
+
+def is_inflated(proto: Any) -> bool:
+    """Whether it claims far more values than it has bytes for: thirty may stand for 64 million times the same one."""
+    claimed: int = math.prod(dim.size for dim in proto.tensor_shape.dim)
+    return claimed > max(proto.ByteSize(), MOST_REPEATED)
 
 
 def read_all(protos: Mapping[str, Any]) -> dict[str, Array]:

@@ -207,6 +207,22 @@ def test_a_signature_of_another_method_is_refused(base: Path, operation: str, si
     assert caught.value.code is Code.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize(("rows", "is_answered"), [(1_000, True), (10_000_000, False)])
+def test_a_few_bytes_do_not_make_the_server_run_millions_of_rows(base: Path, rows: int, *, is_answered: bool) -> None:
+    request = wire.PredictRequest(model_spec=spec())
+    tensor = request.inputs["x"]
+    tensor.dtype = 1
+    for size in (rows, 2):
+        tensor.tensor_shape.dim.add().size = size
+    tensor.float_val.append(1.0)
+    servables = serving(config(base, 1))
+    if is_answered:
+        assert answers.predict(servables, request).outputs["probabilities"].tensor_shape.dim[0].size == rows
+        return
+    with pytest.raises(ServingError, match="repetitions of the last one"):
+        answers.predict(servables, request)
+
+
 def test_no_example_at_all_is_refused(base: Path) -> None:
     request = wire.ClassificationRequest()
     request.model_spec.name, request.model_spec.signature_name = "risk", "classify"
