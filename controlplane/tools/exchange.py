@@ -22,6 +22,7 @@ OUR_CREDENTIAL_REFUSED = frozenset({401, 407})
 JSON = "application/json"
 JSON_TYPE = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json")
 REDIRECTS = range(300, 400)
+ANSWERS = frozenset({*range(200, 300), *range(400, 600)})  # and not 101, by which a proxy in front would open a tunnel
 SILENCED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # aiohttp must not speak for the agent
 
 
@@ -117,6 +118,8 @@ def _refuse_head(response: aiohttp.ClientResponse, outbound: Outbound) -> None:
         raise BackendUnavailable("credential_refused", "the upstream does not accept our credential")
     if response.status in REDIRECTS:
         raise BackendBroke("redirect_refused", "the upstream answered with a redirect")
+    if response.status not in ANSWERS:
+        raise BackendBroke("invalid_reply", f"the upstream answered with the status {response.status}")
     _refuse_size(response.content_length or 0, outbound)
 
 

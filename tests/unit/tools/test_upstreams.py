@@ -199,6 +199,21 @@ async def test_what_is_not_passed_on(
     assert len(upstream.requests) == 1
 
 
+@pytest.mark.parametrize("status", [b"101 Switching Protocols", b"000 Nothing", b"600 Odd"])
+async def test_a_status_that_is_no_answer_is_not_passed_on(session: aiohttp.ClientSession, status: bytes) -> None:
+    """A proxy between agent and gateway that saw the 101 would open a tunnel past itself."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 " + status + b"\r\nconnection: upgrade\r\nupgrade: x\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        error = await outcome(HttpToolBackend([HttpTool(name="refund", url=url)], session), call())
+    assert (type(error), error.reason) == (BackendBroke, "invalid_reply")
+
+
 async def test_a_reply_that_grows_too_large_breaks_off(upstream: Upstream, session: aiohttp.ClientSession) -> None:
     async def endless(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
