@@ -156,8 +156,8 @@ def read(proto: Any) -> Array:
 
 def is_inflated(proto: Any) -> bool:
     """Whether it claims far more values than it has bytes for: thirty may stand for 64 million times the same one."""
-    claimed: int = math.prod(dim.size for dim in proto.tensor_shape.dim)
-    return claimed > max(proto.ByteSize(), MOST_REPEATED)
+    claimed, has_bytes = math.prod(dim.size for dim in proto.tensor_shape.dim), int(proto.ByteSize())
+    return bool(claimed > max(has_bytes, MOST_REPEATED))
 
 
 def read_all(protos: Mapping[str, Any]) -> dict[str, Array]:
