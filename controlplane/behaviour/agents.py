@@ -97,6 +97,7 @@ class Agent:
         if found is not None and found.seen_s == now_s:
             return found
         if found is None:
+            self._forget_idle(now_s, idle_s)
             found = Scope(now_s, {rule: progress.copy() for rule, progress in self.carried.items()})
             self.scopes[key] = found
             if len(self.scopes) > most:
@@ -105,6 +106,11 @@ class Agent:
         if key != OWN:
             self.scopes.move_to_end(key)
         return found
+
+    def _forget_idle(self, now_s: float, idle_s: float) -> None:
+        """Runs and sessions that are over mean nothing any more, and their calls take up to 20 KiB each."""
+        while self.scopes and now_s - self.scopes[next(iter(self.scopes))].seen_s > idle_s:
+            self.scopes.popitem(last=False)
 
     def _make_room(self, now_s: float, idle_s: float) -> None:
         _, oldest = self.scopes.popitem(last=False)

@@ -92,3 +92,12 @@ def test_what_is_remembered_is_bounded_and_counted_right() -> None:
     assert len(recent.calls) == REMEMBERED
     assert sum(recent.counts.values()) == REMEMBERED
     assert all(recent.same(call) == 1 for call in recent.calls)
+
+
+def test_runs_that_are_over_are_not_remembered() -> None:
+    rig = Rig(bundle(loops=[LOOP], idle_s=60))
+    for run in range(40):
+        rig.ask("look", run)
+        rig.now_s += 30
+    ((_, known),) = rig.watch.agents()
+    assert len(known.scopes) == 3, "this one, and those of the last minute"
