@@ -67,6 +67,9 @@ MODERN_REVISION = "2026-07-28"
 META_KEY = "io.agent-controlplane/decision"
 SESSION_HEADER = "mcp-session-id"
 LISTEN, STREAM, END = "subscriptions/listen", "GET", "DELETE"
+RESPONSE = "response"
+OURS = frozenset({RESPONSE, STREAM, END})
+"""Operations without a method of the protocol. A message whose method had such a name would go out as something else."""
 STANDING = frozenset({LISTEN, STREAM})  # what stays open until somebody hangs up
 LISTING = frozenset({"tools/list", STREAM})  # a stream may replay a list (Last-Event-ID)
 EVENTS = "text/event-stream"
@@ -106,7 +109,7 @@ class McpDoor:
         try:
             self.refuse_foreign_page(request)
             body = await request.body()
-            message = read_message(body, request.headers) if request.method == "POST" else _without_body(request, body)
+            message = _posted(body, request) if request.method == "POST" else _without_body(request, body)
         except MessageRefused as refused:
             request.state.mcp_refused = refused
             raise BadRequest(refused.reason, refused.detail, refused.status) from refused
@@ -119,7 +122,7 @@ class McpDoor:
             resource=message.resource(server),
             body=body,
             arguments=message.arguments(),
-            operation=message.method or ("response" if request.method == "POST" else request.method),
+            operation=message.method or (RESPONSE if request.method == "POST" else request.method),
             streams="text/event-stream" in request.headers.get("accept", ""),
             headers=_forwarded(request, message),
             traceparent=message.traceparent or request.headers.get("traceparent", ""),
@@ -318,6 +321,15 @@ def _task_is_unknown(message: McpMessage) -> tuple[int, int]:
     if message.is_modern and message.method.startswith("tasks/") and message.method not in NAMED_BY:
         return METHOD_NOT_FOUND, HTTPStatus.NOT_FOUND  # tasks/result and tasks/list are of the old era
     return INVALID_PARAMS, HTTPStatus.OK
+
+
+def _posted(body: bytes, request: Request) -> McpMessage:
+    message = read_message(body, request.headers)
+    if message.method in OURS:
+        refused = MessageRefused(METHOD_NOT_FOUND, "method", f"MCP has no method {message.method}")
+        refused.id = message.id
+        raise refused
+    return message
 
 
 def _without_body(request: Request, body: bytes) -> McpMessage:

@@ -285,6 +285,15 @@ async def test_pages_of_other_sites_stay_out(
     assert len(rig.server.requests) == (status == 200)
 
 
+@pytest.mark.parametrize("method", ["GET", "DELETE", "response"])
+async def test_a_message_cannot_go_out_as_another_http_method(
+    rig: Rig, client: httpx2.AsyncClient, method: str
+) -> None:
+    reply = await post(client, message(method))
+    assert (reply.status_code, reply.json()["id"], reply.json()["error"]["code"]) == (400, 7, -32601)
+    assert rig.server.requests == []
+
+
 async def test_http_methods_that_mcp_does_not_have_reach_nobody(rig: Rig, client: httpx2.AsyncClient) -> None:
     assert [(await client.request(method, "/mcp/shop")).status_code for method in ("HEAD", "PUT")] == [405, 405]
     assert (await client.request("DELETE", "/mcp/shop", content=b"{}")).status_code == 400
