@@ -69,7 +69,7 @@ SESSION_HEADER = "mcp-session-id"
 LISTEN, STREAM, END = "subscriptions/listen", "GET", "DELETE"
 RESPONSE = "response"
 OURS = frozenset({RESPONSE, STREAM, END})
-"""Operations without a method of the protocol. A message whose method had such a name would go out as something else."""
+"""Operations that are no method of the protocol. A message with such a method would go out as something else."""
 STANDING = frozenset({LISTEN, STREAM})  # what stays open until somebody hangs up
 LISTING = frozenset({"tools/list", STREAM})  # a stream may replay a list (Last-Event-ID)
 EVENTS = "text/event-stream"
