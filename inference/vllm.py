@@ -60,6 +60,7 @@ class VllmBackend:
         self._session: aiohttp.ClientSession | None = None
         self._deadlines = Deadlines()
         self._closed = False
+        self.under_way = 0  # exchanges, those included that wait for a connection
 
     def send(self, request: BackendRequest) -> AbstractAsyncContextManager[BackendReply]:
         """See ``Backend.send``. A 4xx about the request is a reply; everything else that is no success raises."""
@@ -133,6 +134,9 @@ class VllmBackend:
         try:
             return await self._deadlines.within(limit.at_s, head)
         except CONNECTION_FAILURES as error:
+            most = self._settings.max_connections
+            if isinstance(error, aiohttp.ConnectionTimeoutError) and self.under_way > most:
+                raise BackendUnavailable("busy", f"all {most} connections to it are in use") from error
             raise _error_before_head(error, limit.reason) from error
 
     async def _events(
@@ -218,6 +222,7 @@ class _Exchange(AbstractAsyncContextManager[BackendReply]):
         self.chunks: AsyncGenerator[bytes] | None = None  # of ``events``; never started, it would not close them
 
     async def __aenter__(self) -> BackendReply:
+        self._backend.under_way += 1
         try:
             return await self._backend._begin(self._request, self)  # noqa: SLF001  one thing in two parts
         except BaseException:
@@ -230,6 +235,7 @@ class _Exchange(AbstractAsyncContextManager[BackendReply]):
         return self._end()
 
     async def _end(self) -> None:
+        self._backend.under_way -= 1
         try:
             if self.chunks is not None:
                 await self.chunks.aclose()

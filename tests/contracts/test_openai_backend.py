@@ -140,12 +140,14 @@ async def test_unknown_host_is_unavailable(served: Served) -> None:
     await backend.aclose()
 
 
-async def test_no_free_connection_in_time_is_unavailable(served: Served) -> None:
+async def test_no_free_connection_in_time_is_a_busy_server_and_not_one_that_is_gone(served: Served) -> None:
     backend = VllmBackend(served.settings(max_connections=1, connect_timeout_s=CONNECTED_S))
     async with backend.send(chat(stream=True, max_tokens=900)):
         error = await error_of(backend, chat())
     assert isinstance(error, BackendUnavailable)
-    assert error.reason == "connect_timeout"
+    assert error.reason == "busy", "breakers and pools would take it for dead"
+    assert "1 connections" in str(error)
+    assert await whole(backend, chat()), "what is counted is given back"
     await backend.aclose()
 
 
