@@ -19,7 +19,7 @@ UPGRADE = "upgrade_with_body"
 """The server's parser ends such a request with its head, and would take the body for the next request."""
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
 DOT_SEGMENT = re.compile(rb"(^|/)\.{1,2}(/|$)|%2e|%2f|%5c|\\", re.IGNORECASE)
-CHARSET = re.compile(rb"charset[^=]*=[ \t]*\"?([^;,\"\s]*)", re.IGNORECASE)
+CHARSET = re.compile(rb"charset[ \t]*=[ \t]*\"?([^;,\"\s]*)")
 UTF_8 = frozenset({b"utf-8", b"utf8"})
 DOT_SEGMENT_MARKS = re.compile(rb"[.%\\]")  # the pattern above needs one of these; most paths have none
 
@@ -97,8 +97,12 @@ def is_single_repeated(headers: list[tuple[bytes, bytes]]) -> bool:
 
 
 def names_foreign_charset(content_type: bytes) -> bool:
-    """Whether a parser that believes ``content_type`` would read other characters than UTF-8's, as in UTF-7."""
-    return b";" in content_type and any(named.lower() not in UTF_8 for named in CHARSET.findall(content_type))
+    """Whether a parser that believes ``content_type`` may read other characters than UTF-8's, as in UTF-7."""
+    if b";" not in content_type:
+        return False
+    parameters = content_type.lower()
+    named = CHARSET.findall(parameters)
+    return len(named) < parameters.count(b"charset") or not UTF_8.issuperset(named)
 
 
 def is_chunked(name: bytes, value: bytes) -> bool:
