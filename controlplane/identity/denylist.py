@@ -69,7 +69,7 @@ class Denylist:
             if stamp == self._stamp:
                 return
             self._revocations = msgspec.json.decode(path.read_bytes(), type=Revocations)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:
             self._stamp = None
             log.warning("denylist unreadable, everybody is refused", extra={"cause": str(error)})
             raise IdentityUnavailable("revocation_unknown") from error

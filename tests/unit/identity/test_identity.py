@@ -192,6 +192,14 @@ async def test_unknown_revocation_denies_everybody(tmp_path: Path, document: str
     await world.identity.authenticate(good)
 
 
+async def test_denylist_that_is_no_text_denies_everybody(tmp_path: Path) -> None:
+    path = tmp_path / "denylist.json"
+    path.write_bytes(b'{"tokens": ["\xff"]}')
+    world = World(path)
+    await world.keys.refresh()
+    assert await world.refusal(token()) == "revocation_unknown"
+
+
 async def test_settled_denylist_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "denylist.json"
     deny(path, {})
