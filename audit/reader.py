@@ -74,7 +74,19 @@ class LedgerReader:
 
     def find(self, event_id: str) -> Record | None:
         """The record of this event, looked for around the time its id carries; a miss reads the whole log."""
-        return self._near(event_id, "event_id = ?", event_id)
+        if not is_event_id(event_id):
+            return None  # no record has such a name
+        statement = "SELECT idx, leaf, body FROM log WHERE idx >= ? AND idx < ? AND event_id = ? LIMIT 1"
+
+        def search(db: sqlite3.Connection) -> tuple[int, bytes, bytes] | None:
+            for low, high in _windows(db, event_time_ms(event_id), _size(db)):
+                row: tuple[int, bytes, bytes] | None = db.execute(statement, (low, high, event_id)).fetchone()
+                if row is not None:
+                    return row
+            return None
+
+        found = self._ask(search)
+        return None if found is None else _record(found)
 
     def outcome_of(self, event_id: str) -> Record | None:
         """The record that closed this intent. A miss reads the whole log."""
@@ -107,19 +119,6 @@ class LedgerReader:
             raise ValueError(f"the tree has not reached {size} leaves")
         return leaves
 
-    def _near(self, event_id: str, condition: str, value: str) -> Record | None:
-        statement = f"SELECT idx, leaf, body FROM log WHERE idx >= ? AND idx < ? AND {condition} LIMIT 1"  # noqa: S608  our words
-
-        def search(db: sqlite3.Connection) -> tuple[int, bytes, bytes] | None:
-            for low, high in _windows(db, event_id, _size(db)):
-                row: tuple[int, bytes, bytes] | None = db.execute(statement, (low, high, value)).fetchone()
-                if row is not None:
-                    return row
-            return None
-
-        found = self._ask(search)
-        return None if found is None else _record(found)
-
     def _ask(self, question: Callable[[sqlite3.Connection], Result]) -> Result:
         with self._snapshot() as connection:
             return question(connection)
@@ -136,12 +135,10 @@ class LedgerReader:
             raise LedgerCorrupt(str(error)) from error
 
 
-def _windows(db: sqlite3.Connection, event_id: str, size: int) -> Iterator[tuple[int, int]]:
+def _windows(db: sqlite3.Connection, born_ms: int, size: int) -> Iterator[tuple[int, int]]:
     """Ranges of indexes worth searching, narrow ones first, the whole log last."""
-    if is_event_id(event_id):
-        born_ms = event_time_ms(event_id)
-        for reach_ms in SEARCH_MS:
-            yield _first_at(db, born_ms - reach_ms, size), _first_at(db, born_ms + reach_ms, size)
+    for reach_ms in SEARCH_MS:
+        yield _first_at(db, born_ms - reach_ms, size), _first_at(db, born_ms + reach_ms, size)
     yield 0, size
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
-from audit import AuditError, AuditSettings, LedgerCorrupt, LedgerReader, SqliteLedger
+from audit import AuditError, AuditSettings, LedgerCorrupt, LedgerReader, SqliteLedger, new_event_id
 from audit.entry import canonical
 
 
@@ -53,9 +54,13 @@ async def test_a_ledger_without_its_head_is_corrupt(
     reader: LedgerReader, settings: AuditSettings, statement: str
 ) -> None:
     change(settings, statement)
-    for reading in (reader.head, lambda: reader.inclusion_proof(0), lambda: reader.find("x")):
+    for reading in (reader.head, lambda: reader.inclusion_proof(0), lambda: reader.find(new_event_id())):
         with pytest.raises(AuditError):
             reading()
+
+
+async def test_what_is_no_event_id_is_not_sought(tmp_path: Path) -> None:
+    assert LedgerReader(tmp_path / "absent").find("anything") is None
 
 
 async def test_an_index_beyond_every_ledger_is_just_not_there(reader: LedgerReader) -> None:
