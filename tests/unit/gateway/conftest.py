@@ -48,10 +48,11 @@ class FixedPolicy:
 
 @dataclass
 class MemoryLedger:
-    """Remembers entries in order; ``broken`` refuses intents, ``forgets`` outcomes. ``on_write`` is called while an
-    entry is on its way."""
+    """Remembers entries in order, and outcomes as they were told; ``broken`` refuses intents, ``forgets`` outcomes.
+    ``on_write`` is called while an entry is on its way."""
 
     entries: list[tuple[str, ...]] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
     broken: Exception | None = None
     forgets: Exception | None = None
     on_write: Callable[[], None] = lambda: None
@@ -68,6 +69,7 @@ class MemoryLedger:
         if self.forgets:
             raise self.forgets
         self.entries.append(("outcome", outcome.status, outcome.error))
+        self.outcomes.append(outcome)
         return Receipt(admission.receipt.event_id, len(self.entries) - 1, "checkpoint")
 
     async def _write(self) -> None:
@@ -90,6 +92,7 @@ class ScriptedBackend:
     status: int = 200
     headers: tuple[tuple[str, str], ...] = (("content-type", "text/plain"),)
     calls: list[Admission] = field(default_factory=list)
+    breaks_at_the_end: Exception | None = None
     closed: int = 0
 
     @asynccontextmanager
@@ -102,6 +105,8 @@ class ScriptedBackend:
                 yield BackendReply(self.status, self.headers, chunks, served_by="tiny/1")
         finally:
             self.closed += 1
+        if self.breaks_at_the_end:
+            raise self.breaks_at_the_end
 
     async def _play(self) -> AsyncGenerator[bytes]:
         for step in self.script:

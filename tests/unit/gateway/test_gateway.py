@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import itertools
 from contextlib import suppress
 from dataclasses import replace
 
@@ -16,7 +18,7 @@ from controlplane.gateway.obligations import Obligations, ObligationUnmet
 from controlplane.gateway.outcome import Outcome
 from controlplane.identity.errors import Unauthenticated
 from inference.errors import BackendBroke, BackendTimeout, BackendUnavailable
-from tests.unit.gateway.conftest import a_call
+from tests.unit.gateway.conftest import AGENT, a_call
 
 ALLOW = Decision(effect=Effect.ALLOW, reason="granted", revision="r1")
 DENY = Decision(effect=Effect.DENY, reason="no_matching_rule", revision="r1")
@@ -216,6 +218,62 @@ async def test_agent_is_served_when_the_outcome_cannot_be_recorded_and_someone_i
     admission = await rig.admit()
     assert await rig.relay(admission) == [b"ab", b"c"]
     assert rig.watcher.seen[-1] == ("observed", "ok", False)
+
+
+async def test_tool_call_whose_outcome_cannot_be_recorded_gives_no_whole_answer(rig):
+    rig.ledger.forgets = AuditUnavailable("stalled")
+    admission = await rig.admit(a_call(action="call"))
+    with pytest.raises(AuditUnavailable, match="outcome_unrecorded"):
+        await rig.relay(admission)
+    assert rig.watcher.seen[-1] == ("observed", "ok", False)
+
+
+async def test_tool_s_own_failure_is_not_hidden_by_the_ledger_s(rig):
+    rig.ledger.forgets = AuditUnavailable("stalled")
+    rig.backend.script = [b"ab", BackendBroke("stream_cut")]
+    with pytest.raises(BackendBroke):
+        await rig.relay(await rig.admit(a_call(action="call")))
+
+
+@pytest.mark.parametrize("whole", [b"", b"abc"])
+async def test_outcome_tells_what_was_answered_and_when(rig, whole):
+    rig.backend.whole = whole
+    ticks = itertools.count(10)
+    gateway = replace(rig.gateway, monotonic=lambda: float(next(ticks)))
+    async with gateway.relay(await gateway.admit_call(AGENT, a_call())) as reply:
+        assert b"".join([chunk async for chunk in reply.chunks]) == b"abc"
+    (outcome,) = rig.ledger.outcomes
+    assert (outcome.byte_count, outcome.digest.digest(), outcome.body) == (3, hashlib.sha256(b"abc").digest(), b"abc")
+    assert (outcome.http_status, outcome.served_by) == (200, "tiny/1")
+    assert (outcome.started_s, outcome.first_byte_s) == (11.0, 12.0)
+    assert outcome.ended_s == (13.0 if whole else 14.0)  # two chunks, or one
+
+
+async def test_reply_that_cannot_be_released_is_given_back_and_recorded(rig):
+    def unreleasable(call, obligation, chunks):
+        raise RuntimeError("a bug of ours")
+
+    rig.policy.decision = structs.replace(ALLOW, obligations=(Obligation("shout", {}),))
+    rig.obligations = Obligations({"shout": lambda principal, call, obligation: call}, {"shout": unreleasable})
+    with pytest.raises(RuntimeError):
+        await rig.relay(await rig.admit())
+    assert rig.backend.closed == 1
+    assert rig.ledger.entries[1:] == [("outcome", "error", "internal")]
+
+
+async def test_backend_that_breaks_as_it_is_left_leaves_one_outcome(rig):
+    rig.backend.breaks_at_the_end = BackendBroke("stream_cut")
+    with pytest.raises(BackendBroke):
+        await rig.relay(await rig.admit())
+    assert rig.ledger.entries[1:] == [("outcome", "error", "stream_cut")]
+
+
+async def test_budget_that_nobody_counts_denies(rig):
+    rig.policy.decision = structs.replace(ALLOW, obligations=(Obligation("budget", {}),))
+    rig.obligations = Obligations({"budget": lambda principal, call, obligation: call})
+    with pytest.raises(Denied):
+        await rig.admit()
+    assert rig.ledger.entries == [("deny", "unknown_obligation")]
 
 
 async def test_policy_decides_on_the_model_that_was_chosen(rig):
