@@ -40,6 +40,10 @@ async def test_field_that_may_stand_twice_passes():
     assert await through([HOST, (b"accept", b"a"), (b"accept", b"b")]) == (200, None, True)
 
 
+async def test_encoding_that_changes_nothing_passes():
+    assert await through([HOST, (b"content-encoding", b"Identity ")]) == (200, None, True)
+
+
 async def test_ordinary_request_passes():
     assert await through([HOST, (b"transfer-encoding", b"chunked")]) == (200, None, True)
 
@@ -50,6 +54,9 @@ async def test_ordinary_request_passes():
         ([], "missing_host"),
         ([HOST, HOST], "duplicate_header"),
         ([HOST, (b"authorization", b"a"), (b"authorization", b"b")], "duplicate_header"),
+        ([HOST, (b"x-api-key", b"a"), (b"x-api-key", b"b")], "duplicate_header"),
+        ([HOST, (b"content-type", b"text/plain"), (b"content-type", b"application/json")], "duplicate_header"),
+        ([HOST, (b"content-encoding", b"gzip"), (b"content-encoding", b"identity")], "duplicate_header"),
         ([HOST, (b"content-length", b"1"), (b"content-length", b"2")], "duplicate_header"),
         ([HOST, (b"mcp-method", b"tools/list"), (b"mcp-method", b"tools/call")], "duplicate_header"),
         ([HOST, (b"x_agent_id", b"root")], "header_with_underscore"),

@@ -133,6 +133,13 @@ async def test_a_backend_that_counts_nonsense_does_not_keep_its_outcome_out(
     assert ledger.open_intents() == {}
 
 
+async def test_none_counted_is_not_the_same_as_not_counted(ledger: SqliteLedger, recorder: LedgerRecorder) -> None:
+    for usage, told in ((Usage(0, 0, 0), {"in": 0, "out": 0, "cached": 0}), (Usage(0, None, None), {"in": 0})):
+        outcome = Outcome(started_s=1.0, usage=usage, ended_s=2.0)
+        await recorder.record_outcome(await admitted(recorder), outcome)
+        assert last(ledger).body["outcome"]["tokens"] == told
+
+
 async def test_what_cannot_be_recorded_raises(recorder: LedgerRecorder) -> None:
     with pytest.raises(RecordRefused):
         await recorder.record_intent(a_call(id=new_event_id(), resource="/model/" + "x" * 70_000), AGENT, ALLOW)
