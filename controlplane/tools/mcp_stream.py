@@ -103,18 +103,19 @@ def event_data(event: bytes) -> bytes:
 
 async def whole_events(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     """The same bytes, cut where events end; what is left at the end comes last."""
-    buffer = b""
+    buffer = bytearray()
     async with aclosing(chunks):
         async for chunk in chunks:
-            unsearched = max(0, len(buffer) - LONGEST_END_BYTES)
+            begin, unsearched = 0, max(0, len(buffer) - LONGEST_END_BYTES)
             buffer += chunk
             while (end := EVENT_END.search(buffer, unsearched)) is not None:
-                yield buffer[: end.end()]
-                buffer, unsearched = buffer[end.end() :], 0
+                yield bytes(buffer[begin : end.end()])
+                begin = unsearched = end.end()
+            del buffer[:begin]
             if len(buffer) > REPLY_LIMIT_BYTES:
                 raise BackendBroke("reply_too_large", "one event exceeds the limit")
     if buffer:
-        yield buffer
+        yield bytes(buffer)
 
 
 async def changed_events(chunks: AsyncGenerator[bytes], change: Change) -> AsyncGenerator[bytes]:
@@ -124,13 +125,13 @@ async def changed_events(chunks: AsyncGenerator[bytes], change: Change) -> Async
 
 
 async def changed_body(chunks: AsyncGenerator[bytes], change: Change) -> AsyncGenerator[bytes]:
-    body = b""
+    body = bytearray()
     async with aclosing(chunks):
         async for chunk in chunks:
             body += chunk
             if len(body) > REPLY_LIMIT_BYTES:
                 raise BackendBroke("reply_too_large", "the list exceeds the limit")
-    yield changed_document(body, change)
+    yield changed_document(bytes(body), change)
 
 
 async def noted_body(chunks: AsyncGenerator[bytes], change: Change) -> AsyncGenerator[bytes]:
