@@ -51,6 +51,7 @@ class Pages:
             Route("/console/panels", self.panels),
             Route("/console/login", self.login_form, methods=["GET"]),
             Route("/console/login", self.login, methods=["POST"]),
+            Route("/console/signed-in", self.signed_in),
             Route("/console/logout", self._frame.readable(self.logout), methods=["POST"]),
             Route("/console/calls/{call_id}", self._frame.readable(self.call)),
             Route("/console/breakers/{name:path}/hold", self._frame.readable(self.hold), methods=["POST"]),
@@ -100,9 +101,16 @@ class Pages:
             await self._ports.authorize(credential, *READ)
         except ConsoleError as error:
             return self._frame.sign_in(request, error)
-        response = RedirectResponse(self._frame.path(request, "/console"), 303)
+        response = RedirectResponse(self._frame.path(request, "/console/signed-in"), 303)
         self._frame.sessions.open(credential, response)
         return response
+
+    async def signed_in(self, request: Request) -> Response:
+        """Where signing in leads: a browser that kept no cookie is told so, and not just asked for a token again."""
+        if self._frame.sessions.find(request) is not None:
+            return self._frame.to(request, "/console")
+        problem = "your browser kept no session cookie, which travels over https only (console.secure_cookie)"
+        return self._frame.page(request, "login.html", None, status=401, problem=problem)
 
     async def logout(self, request: Request) -> Response:
         session = self._frame.sessions.find(request)

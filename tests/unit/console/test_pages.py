@@ -37,7 +37,9 @@ async def test_stranger_is_sent_to_sign_in(console: World) -> None:
 async def test_sign_in_gives_a_cookie_that_is_not_the_token(console: World) -> None:
     async with console.client() as client:
         reply = await signed_in(client)
-        assert (reply.status_code, reply.headers["location"]) == (303, "/console")
+        assert (reply.status_code, reply.headers["location"]) == (303, "/console/signed-in")
+        arrived = await client.get("/console/signed-in")
+        assert (arrived.status_code, arrived.headers["location"]) == (303, "/console")
         cookie = reply.headers["set-cookie"]
         assert "HttpOnly" in cookie
         assert "SameSite=strict" in cookie
@@ -46,6 +48,15 @@ async def test_sign_in_gives_a_cookie_that_is_not_the_token(console: World) -> N
         assert page.status_code == 200
         assert "user:operator" in page.text
         assert console.asked[-1] == ("operator-token", "read", "/api/console")
+
+
+async def test_a_browser_that_keeps_no_cookie_is_told_why_it_is_not_signed_in(console: World) -> None:
+    async with console.client() as client:
+        await signed_in(client)
+        client.cookies.clear()  # as a browser does with one that travels over https only, on a plain connection
+        arrived = await client.get("/console/signed-in")
+    assert arrived.status_code == 401
+    assert "console.secure_cookie" in arrived.text
 
 
 async def test_cookie_is_bound_to_https_unless_told_otherwise() -> None:
@@ -276,7 +287,7 @@ async def test_pages_live_below_a_proxys_prefix(console: World) -> None:
     transport = httpx2.ASGITransport(console.app, root_path="/acp")
     async with httpx2.AsyncClient(transport=transport, base_url=BASE) as client:
         reply = await client.post("/acp/console/login", data={"token": "operator-token"}, headers={"origin": BASE})
-        assert reply.headers["location"] == "/acp/console"
+        assert reply.headers["location"] == "/acp/console/signed-in"
         page = (await client.get("/acp/console")).text
     links = re.findall(r'(?:href|src|action|data-source)="(/[^"]*)"', page)
     assert links
