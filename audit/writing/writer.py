@@ -17,7 +17,7 @@ from audit.entry import LedgerHead
 from audit.errors import AuditError, AuditUnavailable, LedgerCorrupt, LedgerInUse, NoteRefused
 from audit.keys import load_signer
 from audit.merkle import EMPTY_ROOT, Frontier, leaf_hash
-from audit.store.sqlite import Change, Connect, SqliteStore, StoredHead, reason_of
+from audit.store.sqlite import FENCED, Change, Connect, SqliteStore, StoredHead, reason_of
 from audit.writing.records import Batch, Listener, Opened, Pending, Task
 
 HANDOVER_S = 1.0  # a writer whose gateway was killed may still be in its last commit
@@ -119,9 +119,10 @@ class Writer:
             try:
                 self._store.reopen(reason)
                 stored = self._store.head()
-                if stored in (change.head, StoredHead(change.size, self._frontier.pack(), stored.checkpoint)):
+                ours = (change.head, StoredHead(change.size, self._frontier.pack(), stored.checkpoint))
+                if stored in ours and reason != FENCED:
                     return stored == change.head
-                self._listener.failed("fenced")  # another writer moved the head: nothing of ours may follow
+                self._listener.failed(FENCED)  # somebody else wrote to the file: nothing of ours may follow
             except Exception as error:  # noqa: BLE001  keep trying: only the disk knows the answer
                 self._listener.failed(reason_of(error))
             if self._source.ends_within(self._task.retry_s):

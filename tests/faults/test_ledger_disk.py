@@ -446,6 +446,30 @@ async def test_a_head_moved_by_another_writer_fences_this_one(tmp_path: Path) ->
     await ledger.close()
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM open_intent",
+        "INSERT INTO log SELECT idx + 1, 'x', 'note', 0, NULL, leaf, body FROM log ORDER BY idx DESC LIMIT 1",
+    ],
+)
+async def test_what_somebody_else_wrote_beside_the_head_fences_as_well(tmp_path: Path, statement: str) -> None:
+    """Not once more and once more: each attempt that fails anew would leave a record of its failure."""
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
+    ledger = await opened(disk, settings)
+    intent = await ledger.append("intent", {}, opens=True)
+    with closing(sqlite3.connect(settings.path)) as intruder, intruder:
+        intruder.execute(statement)
+    with pytest.raises(AuditUnavailable):
+        await ledger.append("outcome", {}, closes=intent.event_id)
+    await until(lambda: ledger.trouble == "fenced")
+    attached = disk.attached
+    await until(lambda: disk.attached > attached + 3)
+    assert ledger.trouble == "fenced"
+    assert LedgerReader(settings.path).head().size == intent.index + 1
+    await ledger.close()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_refuses_to_open(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
