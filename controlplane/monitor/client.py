@@ -42,7 +42,10 @@ class HttpClient:
 
     async def observations(self, after: int, limit: int) -> Page:
         reply = await self._call("GET", "/api/observations", params={"after": after, "limit": limit}, packed=True)
-        return Page(reply["observations"], reply["next"], reply.get("lost", 0), reply.get("boot", ""))
+        try:
+            return Page(reply["observations"], reply["next"], reply.get("lost", 0), reply.get("boot", ""))
+        except (KeyError, TypeError) as error:
+            raise GatewayUnavailable(f"/api/observations answers something else: {error!r}") from error
 
     async def ask(self, model: str, move: Mapping[str, Any]) -> None:
         await self._call("POST", f"/api/models/{model}/transitions", json=dict(move))
@@ -82,7 +85,7 @@ class HttpClient:
             if status >= 400:  # noqa: PLR2004 - the rest of HTTP's client errors
                 raise TransitionRefused(f"{path} answered {status}: {body[:500]!r}")
             return decoded(reply.content_type, body)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as error:
             raise GatewayUnavailable(f"{path}: {error}") from error
 
 

@@ -98,6 +98,16 @@ async def test_what_will_not_pass_is_refused(tmp_path: Path, status: int) -> Non
             await client.ask("risk", MOVE)
 
 
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"3", b"null", b"[" * 100_000, b'{"observations": []}'])
+async def test_an_answer_that_is_no_page_is_a_gateway_that_is_away(tmp_path: Path, body: bytes) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=body, content_type="application/json")
+
+    async with client_of(tmp_path, answer) as client:
+        with pytest.raises(GatewayUnavailable):
+            await client.observations(0, 1)
+
+
 async def test_nonsense_a_missing_token_and_a_closed_port_are_a_gateway_that_is_away(tmp_path: Path) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(body=b"{nonsense")
