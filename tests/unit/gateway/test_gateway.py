@@ -83,6 +83,20 @@ async def test_obligation_that_cannot_be_met_denies(rig, error, reason):
     assert rig.ledger.entries == [("deny", reason)]
 
 
+async def test_denied_call_uses_up_no_obligation(rig):
+    met: list[Obligation] = []
+
+    def counting(principal: Principal, call: Call, obligation: Obligation) -> Call:
+        met.append(obligation)
+        raise ObligationUnmet("rate_limited")
+
+    rig.policy.decision = structs.replace(DENY, obligations=(Obligation("rate", {}),))
+    rig.obligations = Obligations({"rate": counting})
+    with pytest.raises(Denied):
+        await rig.admit()
+    assert (met, rig.ledger.entries) == ([], [("deny", "no_matching_rule")])
+
+
 async def test_obligation_shapes_the_call_that_goes_out(rig):
     rig.policy.decision = structs.replace(ALLOW, obligations=(Obligation("cap", {}),))
     rig.obligations = Obligations({"cap": lambda principal, call, obligation: structs.replace(call, body=b"capped")})

@@ -225,6 +225,10 @@ def test_streamed_call_may_be_masked_on_its_way_in() -> None:
     assert meet(call({"a": CARD}, streams=True), "redact", **{"in": ["card"]})[0].permits
 
 
+def test_reply_that_comes_whole_may_be_masked() -> None:
+    assert meet(call(), "redact", out=["card"])[0].permits
+
+
 def test_mcp_call_that_accepts_a_stream_is_held_like_any_other() -> None:
     asked = call(streams=True, resource="/mcp/time/now", operation="tools/call")
     assert meet(asked, "redact", out=["card"])[0].permits
