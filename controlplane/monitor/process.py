@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -89,8 +90,12 @@ class PortTaken(Exception):
     """The port of the metrics is somebody else's: perhaps another monitor runs."""
 
 
+class StateUnusable(Exception):
+    """What the monitor remembers cannot be kept where the settings say."""
+
+
 async def serve(settings: MonitorSettings) -> None:
-    """Run until SIGTERM or SIGINT. Raises ``PortTaken``, ``RunnerNotInstalled``."""
+    """Run until SIGTERM or SIGINT. Raises ``PortTaken``, ``RunnerNotInstalled``, ``StateUnusable``."""
     for model in settings.models:
         trainer_for(model.training, settings.models_root)  # at the start, and not when a model is first in need
     stop = asyncio.Event()
@@ -106,7 +111,10 @@ async def serve(settings: MonitorSettings) -> None:
     async with aiohttp.ClientSession(timeout=timeout) as session:
         client = HttpClient(settings, session)
         reports = reports_of(settings, client, metrics)
-        monitor = monitor_of(settings, client, metrics, reports)
+        try:
+            monitor = monitor_of(settings, client, metrics, reports)
+        except (OSError, sqlite3.Error) as error:
+            raise StateUnusable(f"{settings.state_dir / FILE}: {error}") from error
         monitor.watching.desk = client
         showing = Showing(partial(standings, monitor), client, time.time, metrics)
         beside = [asyncio.create_task(each) for each in (reports.keep(settings.models, stop), showing.keep(stop))]
@@ -145,5 +153,5 @@ def monitor_command(config: Path) -> None:
     configure_logging(settings.telemetry.log_level)
     try:
         asyncio.run(serve(settings))
-    except (PortTaken, RunnerNotInstalled) as error:
+    except (PortTaken, RunnerNotInstalled, StateUnusable) as error:
         raise click.ClickException(str(error)) from error

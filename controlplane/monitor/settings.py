@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, HttpUrl, TypeAdapter, field_validator
 
 from controlplane.drift.hysteresis import BlockSettings
 from controlplane.drift.input_settings import InputSettings
@@ -58,3 +58,18 @@ class MonitorSettings(BaseModel, frozen=True, extra="forbid"):
         default=TelemetrySettings(metrics_port=9465), description="Where the monitor's own metrics are."
     )
     models: tuple[WatchedModel, ...] = Field(default=(), description="Models under watch.")
+
+    @field_validator("gateway_url")
+    @classmethod
+    def _an_address(cls, url: str) -> str:
+        TypeAdapter(HttpUrl).validate_python(url)
+        return url
+
+    @field_validator("models")
+    @classmethod
+    def _each_once(cls, models: tuple[WatchedModel, ...]) -> tuple[WatchedModel, ...]:
+        names = [model.name for model in models]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} stands here twice")
+        return models

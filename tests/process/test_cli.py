@@ -94,6 +94,24 @@ def test_wrong_settings_end_with_1_and_everything_that_is_wrong(
         assert len(re.findall(r"FILE:\d: ", told.output)) >= 3, "all at once, each with its line"
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("gateway_url: nonsense\n", "monitor.yaml:1: gateway_url: Input should be a valid URL"),
+        ("models:\n- {name: a, feature_names: [x]}\n- {name: a, feature_names: [y]}\n", "models: a stands here twice"),
+        ("state_dir: FOLDER/monitor.yaml\n", "FOLDER/monitor.yaml/monitor.sqlite: "),
+        ("state_dir: FOLDER\n", "FOLDER/monitor.sqlite: file is not a database"),
+    ],
+)
+def test_a_monitor_that_cannot_start_says_why(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "monitor.sqlite").write_text("no database at all " * 50)
+    text += f"telemetry: {{metrics_port: {free_port()}}}\n"
+    (tmp_path / "monitor.yaml").write_text(text.replace("FOLDER", str(tmp_path)))
+    told = run("monitor", "--config", tmp_path / "monitor.yaml")
+    assert (told.exit_code, isinstance(told.exception, SystemExit)) == (1, True), told.output
+    assert said.replace("FOLDER", str(tmp_path)) in told.output
+
+
 @pytest.mark.parametrize("command", ["gateway", "monitor"])
 def test_settings_that_are_not_there_end_with_1(tmp_path: Path, command: str) -> None:
     told = run(command, "--config", tmp_path / "nothing.yaml")
