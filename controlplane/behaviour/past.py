@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
+from controlplane.behaviour.agents import Agent, AgentKey
 from controlplane.behaviour.asked import Happened, run_of
 from controlplane.behaviour.oversight import Told
 from controlplane.behaviour.rates import kept, restored
@@ -123,16 +124,19 @@ def first_since(reader: Reader, since_s: float, size: int) -> int:
     return low
 
 
-def save(watch: Watch, path: Path) -> None:
-    """What was learnt of rates, replaced as a whole."""
-    rates = [
-        [tenant, name, rule, kept(rate)]
-        for (tenant, name), agent in watch.agents()
-        for rule, rate in agent.rates.items()
-    ]
+def save(agents: Iterable[tuple[AgentKey, Agent]], path: Path) -> None:
+    """What was learnt of rates, replaced as a whole. Blocking, and long where there are many; they may go on calling:
+    one that does is saved as it was a moment before or after."""
     fresh = path.with_name(path.name + ".new")
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh.write_text(json.dumps({FORMAT: rates}))
+    with fresh.open("w") as file:
+        file.write(f'{{"{FORMAT}": [')
+        between = ""
+        for (tenant, name), agent in agents:
+            for rule, rate in list(agent.rates.items()):
+                file.write(between + json.dumps([tenant, name, rule, kept(rate)]))
+                between = ","
+        file.write("]}")
     fresh.replace(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import AsyncGenerator
 from math import inf
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from audit import AuditSettings, AuditUnavailable, LedgerReader, SqliteLedger
-from controlplane.behaviour import BehaviourSettings, Keeper
+from controlplane.behaviour import BehaviourSettings, Keeper, past
+from controlplane.behaviour.agents import Agent, AgentKey
 from controlplane.behaviour.past import load, read_back, save
 from controlplane.calls import Call, Principal
 from controlplane.gateway.recorder import LedgerRecorder
@@ -63,8 +66,8 @@ class Saving(Keeper):
         super().__init__(rig.settings, rig.watch, reader, state=folder, wall_clock=lambda: now_s + next(ticks) / 1000)
         self.saved = anyio.Event()
 
-    def save(self) -> None:
-        super().save()
+    async def save_beside(self) -> None:
+        await super().save_beside()
         self.saved.set()
 
 
@@ -153,6 +156,23 @@ async def test_rules_that_a_reload_brings_are_given_their_past_while_calls_go_on
     assert (tmp_path / "behaviour.json").exists()
 
 
+async def test_calls_go_on_while_rates_are_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, called = Rig(bundle(rates=[{"id": "rate.habit"}])), threading.Event()
+    rig.ask("look")
+
+    def slow(agents: list[tuple[AgentKey, Agent]], path: Path) -> None:
+        assert called.wait(10), "nobody could call meanwhile"
+        save(agents, path)
+
+    monkeypatch.setattr(past, "save", slow)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Saving(rig, tmp_path).save_beside)
+        await anyio.lowlevel.checkpoint()
+        assert rig.ask("look") == "granted"
+        called.set()
+    assert (tmp_path / "behaviour.json").exists()
+
+
 def test_learnt_rates_survive_and_a_broken_file_teaches_nothing(tmp_path: Path) -> None:
     rates = {"rates": [{"id": "rate.habit"}]}
     rig, again = Rig(bundle(**rates)), Rig(bundle(**rates))
@@ -160,7 +180,7 @@ def test_learnt_rates_survive_and_a_broken_file_teaches_nothing(tmp_path: Path) 
         rig.ask("look")
         rig.now_s += 30
     path = tmp_path / "state" / "behaviour.json"
-    save(rig.watch, path)
+    save(rig.watch.agents(), path)
     load(again.watch, path, again.now_s)
     ((_, known),) = again.watch.agents()
     ((_, learnt),) = rig.watch.agents()

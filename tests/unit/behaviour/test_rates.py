@@ -197,7 +197,7 @@ def test_windows_of_another_length_are_learnt_anew(tmp_path: Path) -> None:
         for _ in range(10):
             assert rig.ask("look") == "granted"
         rig.now_s += 60
-    save(rig.watch, tmp_path / "rates.json")
+    save(rig.watch.agents(), tmp_path / "rates.json")
     restarted = Rig(bundle(rates=[{"id": "rate.habit", "settled_days": 0, "window_s": 600}]), now_s=rig.now_s)
     load(restarted.watch, tmp_path / "rates.json", rig.now_s)
     rig.served = restarted.served
