@@ -24,6 +24,7 @@ from typing import Any
 
 from controlplane.retraining.trainer import Candidate
 from inference.savedmodel import publishing
+from inference.savedmodel.reader import number_in
 
 MANIFEST = "provenance.json"
 STRANGE = re.compile(r"[^A-Za-z0-9_.-]")
@@ -53,7 +54,7 @@ class Versions:
         found = [0]
         for folder in (self.root / self.model, self._candidates):
             if folder.is_dir():
-                found += [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
+                found += [number for entry in folder.iterdir() if (number := number_in(entry.name)) is not None]
         return max(found) + 1
 
     def workplace(self, job_key: str | None = None) -> Path:

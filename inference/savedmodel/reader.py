@@ -23,8 +23,13 @@ def versions(base: Path) -> list[int]:
     if not base.is_dir():
         return []
     names = (child.name for child in base.iterdir() if (child / FILE).is_file())
-    found = (int(name) for name in names if name.isascii() and name.isdigit())
-    return sorted(number for number in found if number <= LARGEST_VERSION)
+    return sorted(number for name in names if (number := number_in(name)) is not None)
+
+
+def number_in(name: str) -> int | None:
+    """The version that a folder of this name holds, None for one that is no version's."""
+    number = int(name) if name.isascii() and name.isdigit() else LARGEST_VERSION + 1
+    return number if number <= LARGEST_VERSION else None
 
 
 def load(directory: Path) -> Model:

@@ -67,6 +67,13 @@ def test_the_next_version_counts_refused_candidates_too(versions: Versions) -> N
     assert versions.next_version() == 8
 
 
+@pytest.mark.parametrize("name", ["\u00b2", "\u0663", "99999999999999999999"])
+def test_folders_that_no_server_takes_for_a_version_are_none(versions: Versions, name: str) -> None:
+    versions.directory(4).mkdir(parents=True)
+    (versions.directory(4).parent / name).mkdir()
+    assert versions.next_version() == 5
+
+
 def test_a_model_server_under_another_user_can_read_a_version(versions: Versions) -> None:
     candidate = versions.accept(filled(versions), 2, {"job": "j"})
     assert candidate.directory.stat().st_mode & 0o777 == 0o755
