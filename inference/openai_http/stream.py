@@ -16,6 +16,7 @@ from inference.sse import EventTooLong, WholeEvents, read_event, split_events
 DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\][ \t]*(?:[\r\n]|$)")
 RESPONSE_ENDED = re.compile(rb'"type": ?"response\.(?:completed|incomplete|failed)"')
 MESSAGE_ENDED = re.compile(rb'"type": ?"message_stop"')
+NO_CHOICE = re.compile(rb'"choices": ?\[\]')  # the usage that we asked for follows the reason to finish
 FINISHED = re.compile(rb'"finish_reason": ?"')
 ENDINGS: Mapping[str, tuple[bytes, re.Pattern[bytes]]] = {
     "chat": (b"[DONE]", DONE),
@@ -103,7 +104,7 @@ class ReplyStream:
             part, pattern = self._ending
             if part in whole and pattern.search(whole):
                 self._done = True
-            elif whole:
+            elif whole and not self._says_done and (FINISHED.search(whole) or not NO_CHOICE.search(whole)):
                 self._last = whole
 
     def _sift(self, whole: bytes) -> bytes:

@@ -218,6 +218,15 @@ def test_a_server_that_never_says_done_is_not_believed_without_a_reason(begun: b
         passing.end()
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_the_usage_that_we_asked_for_may_follow_the_reason_to_finish(*, together: bool) -> None:
+    passing, usage = stream(says_done=False)
+    for piece in (TOKEN, FINISH + USAGE) if together else (TOKEN, FINISH, USAGE):
+        passing.feed(piece)
+    assert passing.end() == DONE
+    assert usage == Usage(1, 2)
+
+
 def test_half_an_event_after_done_or_without_need_of_done_is_truncated() -> None:
     passing, _ = stream("embeddings")
     passing.feed(TOKEN + b"data: {")
