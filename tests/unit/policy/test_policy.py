@@ -276,6 +276,16 @@ def test_lists_tell_maybe_from_never(folder: Folder) -> None:
     assert not policy.could_permit(delegated, "call", "/tool/refund")
 
 
+def test_lists_of_a_stale_policy_are_empty(folder: Folder) -> None:
+    clock = Clock()
+    policy = folder.policy(clock, max_stale_s=30)
+    support = Principal(subject="agent:support", tenant="acme")
+    clock.now_s = 1030
+    assert policy.could_permit(support, "call", "/tool/refund")
+    clock.now_s = 1031
+    assert not policy.could_permit(support, "call", "/tool/refund")
+
+
 def test_catalogue_is_typed_and_follows_the_bundle(folder: Folder) -> None:
     policy: BundlePolicy = folder.policy()
     risk, tool = policy.catalogue.model("risk"), policy.catalogue.tool("/mcp/time/something_new")
