@@ -15,10 +15,10 @@ SAVED_RUNGS = frozenset({"cached", "cache"})
 
 class Outcome(Struct):
     """``status``: ``ok`` (the backend finished; nothing here can say that the agent read it), ``error``, ``timeout``,
-    ``cancelled`` (the agent hung up before the backend finished). ``error`` is a stable word, "" when there was none.
-    Times are monotonic seconds. ``digest`` is the SHA-256 of the reply that was released to the agent, before a door
-    put it into its protocol's shape where that is another; ``kept`` are the chunks themselves, up to ``keep_bytes`` in
-    all and not copied, for those who observe.
+    ``cancelled`` (the agent hung up, or the gateway ended, before the backend finished). ``error`` is a stable word, ""
+    when there was none. Times are monotonic seconds. ``digest`` is the SHA-256 of the reply that was released to the
+    agent, before a door put it into its protocol's shape where that is another; ``kept`` are the chunks themselves, up
+    to ``keep_bytes`` in all and not copied, for those who observe.
     """
 
     started_s: float
