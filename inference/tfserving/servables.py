@@ -112,7 +112,7 @@ class Servable:
         try:
             model = self.runtime(directory)
         except (SavedModelError, UnsupportedModel) as error:
-            log.warning("version not loaded", extra={"model": self.name, "version": number, "error": str(error)})
+            log.warning("version not loaded: %s: %s", directory, error)
             return Version(number, State.END, error=str(error), files=files)
         signatures = {name: signature_of(definition) for name, definition in model.signatures.items()}
         return Version(number, State.AVAILABLE, model, signatures=signatures)

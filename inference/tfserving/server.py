@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import grpc
+from pydantic import ValidationError
 
 from inference.savedmodel import tensorflow_runtime
 from inference.savedmodel.reader import load
@@ -134,7 +135,10 @@ def settings_from(arguments: Sequence[str] | None = None) -> EmbeddedServerSetti
     if len(models) != len(given.model):
         parser.error("--model takes NAME=DIR, each name once")
     chosen = {name: getattr(given, name) for name in ("base", "host", "port", "poll_s", "runtime")}
-    return EmbeddedServerSettings(models=models, **chosen)
+    try:
+        return EmbeddedServerSettings(models=models, **chosen)
+    except ValidationError as error:
+        parser.error("; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()))
 
 
 def main() -> None:
@@ -143,6 +147,10 @@ def main() -> None:
         asyncio.run(serve(settings_from()))
     except tensorflow_runtime.TensorFlowMissing as error:
         raise SystemExit(str(error)) from None
+    except RuntimeError as error:
+        if "Failed to bind" not in str(error):  # all that gRPC says
+            raise
+        raise SystemExit(str(error).partition(";")[0]) from None
 
 
 if __name__ == "__main__":

@@ -269,3 +269,12 @@ def test_a_signal_ends_it_in_order(gateways: Started, config: Path, number: sign
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
     assert (process.returncode, "Traceback" in said) == (0, False), said
+
+
+def test_the_model_server_says_in_a_line_why_it_cannot_listen() -> None:
+    command = [sys.executable, "-m", "inference.tfserving.server", "--port"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for port, said in ((str(taken.getsockname()[1]), "Failed to bind to address"), ("70000", "error: port: ")):
+            done = subprocess.run([*command, port], capture_output=True, text=True, timeout=60, check=False)
+            assert (done.returncode != 0, "Traceback" in done.stderr) == (True, False), done.stderr
+            assert said in done.stderr.splitlines()[-1]

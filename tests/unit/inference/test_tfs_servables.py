@@ -112,12 +112,15 @@ def test_a_model_that_is_left_out_is_gone(base: Path) -> None:
     assert caught.value.code is Code.NOT_FOUND
 
 
-def test_a_version_that_cannot_load_is_told_and_the_others_serve_on(base: Path) -> None:
+def test_a_version_that_cannot_load_is_told_and_the_others_serve_on(
+    base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (base / "4").mkdir()
     (base / "4" / "saved_model.pb").write_bytes(b"\xff")
     servables = serving(config(base, 3, 4))
     newest = servables.status(spec())[0]
     assert (newest.number, newest.state, bool(newest.error)) == (4, State.END, True)
+    assert caplog.messages == [f"version not loaded: {base / '4'}: {newest.error}"]
     assert servables.find(spec()).number == 3
     with pytest.raises(ServingError, match=r"Specific\(risk, 4\)"):
         servables.find(spec(version=4))
