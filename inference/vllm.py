@@ -187,8 +187,9 @@ class VllmBackend:
         if self._api_key is None:
             try:
                 self._api_key = self._settings.api_key_file.read_text("utf-8").strip()
-            except OSError as error:
-                raise BackendUnavailable("credential_missing", f"cannot read the key: {error.strerror}") from error
+            except (OSError, UnicodeDecodeError) as error:
+                why = error.strerror if isinstance(error, OSError) else "it is not text"
+                raise BackendUnavailable("credential_missing", f"cannot read the key: {why}") from error
         if not self._api_key.isprintable():
             raise BackendUnavailable("credential_missing", "the file holds something else than a key")
         return self._api_key

@@ -151,11 +151,15 @@ async def test_no_free_connection_in_time_is_a_busy_server_and_not_one_that_is_g
     await backend.aclose()
 
 
-async def test_missing_key_file_is_unavailable_and_sends_nothing(fake: FakeOpenAI, served: Served) -> None:
-    backend = VllmBackend(served.settings(api_key_file=Path("/nowhere/key")))
-    error = await error_of(backend, chat())
-    assert (error.reason, fake.seen) == ("credential_missing", [])
-    await backend.aclose()
+async def test_a_key_file_that_cannot_be_read_is_unavailable_and_sends_nothing(
+    fake: FakeOpenAI, served: Served, tmp_path: Path
+) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for file in (Path("/nowhere/key"), tmp_path / "binary"):
+        backend = VllmBackend(served.settings(api_key_file=file))
+        error = await error_of(backend, chat())
+        assert (error.reason, fake.seen) == ("credential_missing", [])
+        await backend.aclose()
 
 
 async def test_callers_credentials_never_leave(fake: FakeOpenAI, backend: VllmBackend) -> None:
