@@ -11,7 +11,22 @@ import click
 
 from controlplane.identity.development import DEVELOPMENT_AUDIENCE, DevelopmentIssuer, Grant
 
+OWN = frozenset({"iss", "aud", "sub", "client_id", "jti", "iat", "exp", "tenant", "kind", "scope", "act"})
+"""Claims that every token has, or that an option of its own sets."""
+
 UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+class Named(click.ParamType[str]):
+    """Text that says something: a gateway believes no token without a subject or a tenant."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not text.strip() or not text.isprintable():
+            self.fail("must not be empty, nor more than one line", param, ctx)
+        return text
 
 
 class Duration(click.ParamType[int]):
@@ -35,6 +50,8 @@ class Claim(click.ParamType[tuple[str, Any]]):
         name, equals, text = str(value).partition("=")
         if not name or not equals:
             self.fail("say name=value", param, ctx)
+        if name in OWN:
+            self.fail(f"{name} is not for --claim to say: see the other options", param, ctx)
         try:
             return name, json.loads(text)
         except ValueError:
@@ -42,11 +59,13 @@ class Claim(click.ParamType[tuple[str, Any]]):
 
 
 @click.command("token")
-@click.option("--subject", required=True, help="Who the token is about, e.g. agent:analyst.")
-@click.option("--tenant", required=True, help="The subject's tenant.")
+@click.option("--subject", type=Named(), required=True, help="Who the token is about, e.g. agent:analyst.")
+@click.option("--tenant", type=Named(), required=True, help="The subject's tenant.")
 @click.option("--kind", type=click.Choice(["agent", "user", "service"]), default="agent", show_default=True)
 @click.option("--ttl", "ttl_s", type=Duration(), default="1h", show_default=True, help="Lifetime: 90s, 15m, 1h, 1d.")
-@click.option("--act", "actors", multiple=True, help="An actor of the delegation chain, the current one first.")
+@click.option(
+    "--act", "actors", type=Named(), multiple=True, help="An actor of the delegation chain, the current one first."
+)
 @click.option("--claim", "claims", multiple=True, type=Claim(), help="A further claim, name=value.")
 @click.option("--scope", default="", help="Scopes, space separated.")
 @click.option("--audience", default=DEVELOPMENT_AUDIENCE, show_default=True, help="The gateway it is for.")

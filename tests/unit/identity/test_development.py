@@ -72,7 +72,21 @@ def test_claims_cannot_overwrite_what_the_issuer_says(tmp_path: Path) -> None:
     assert (said["iss"], said["tenant"]) == (DEVELOPMENT_ISSUER, "t")
 
 
-@pytest.mark.parametrize("extra", [["--ttl", "0s"], ["--ttl", "1w"], ["--claim", "novalue"], ["--kind", "admin"]])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["--ttl", "0s"],
+        ["--ttl", "1w"],
+        ["--claim", "novalue"],
+        ["--kind", "admin"],
+        ["--subject", ""],
+        ["--tenant", " "],
+        ["--act", ""],
+        ["--subject", "a\nb"],
+        ["--claim", "sub=agent:other"],
+        ["--claim", "tenant=x"],
+    ],
+)
 def test_what_cannot_be_understood_is_refused(tmp_path: Path, extra: list[str]) -> None:
     said = ["--subject", "a", "--tenant", "t", "--directory", str(tmp_path), *extra]
     assert CliRunner().invoke(token, said).exit_code == 2
