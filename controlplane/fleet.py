@@ -171,9 +171,9 @@ class Fleet:
         """From the outside in: saved answers, the line before a busy server, the ladder, the lighter tier, versions."""
         plain = {name: self._guarded[e.backend] for name, e in models.items() if e.backend in self._guarded}
         rungs, primaries = {name: models[name].fallback for name in plain}, self._layers.adapted(plain)
-        settings, now = self._settings.fallback, self._clock.monotonic
+        parts = self._cache, self._settings.fallback, self._clock.monotonic, self.breakers.is_held
         ladders = {
-            name: self._layers.queued(name, FallbackLadder(primary, rungs, primaries, self._cache, settings, now))
+            name: self._layers.queued(name, FallbackLadder(primary, rungs, primaries, *parts))
             for name, primary in primaries.items()
         }
         answers = self.answers

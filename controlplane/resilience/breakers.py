@@ -119,6 +119,10 @@ class Breakers:
         """Name and word of every hold."""
         return [(name, reason) for name, breaker in self._known.items() for reason in breaker.holds]
 
+    def is_held(self, name: str) -> bool:
+        breaker = self._known.get(name)
+        return breaker is not None and bool(breaker.holds)
+
     def snapshot(self) -> list[BreakerStatus]:
         now_s = self._now()
         return [status_of(breaker, now_s) for _, breaker in sorted(self._known.items())]

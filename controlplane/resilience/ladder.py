@@ -42,7 +42,8 @@ class FallbackLadder:
     """``rungs`` maps a model to what may answer for it, in order: ``cache`` or the name of a model in ``lighter``.
 
     A lighter backend is sent the same body under its own name as ``target``, without version or label, and MUST make
-    the body fit its model. It wants a breaker of its own.
+    the body fit its model. It wants a breaker of its own. ``distrusts`` says of a version by its name (``risk/2``) that
+    somebody holds it: what it answered before is not given again, whichever version is asked now.
     """
 
     primary: Backend
@@ -51,6 +52,7 @@ class FallbackLadder:
     cache: AnswerCache
     settings: FallbackSettings
     now: Callable[[], float]
+    distrusts: Callable[[str], bool] = lambda _served_by: False
 
     def send(self, request: BackendRequest) -> AbstractAsyncContextManager[BackendReply]:
         """See ``Backend.send``. What it raises is the primary's error, whatever the rungs below had to say."""
@@ -95,7 +97,7 @@ class FallbackLadder:
     def _remembered(self, key: bytes | None) -> BackendReply | None:
         now_s = self.now()
         answer = None if key is None else self.cache.get(key, now_s)
-        if answer is None:
+        if answer is None or self.distrusts(answer.served_by.partition("@")[0]):
             return None
         return BackendReply(
             status=HTTPStatus.OK,

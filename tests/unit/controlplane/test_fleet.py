@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from controlplane.policy import Catalogue
+from controlplane.resilience.ladder import FallbackLadder
 from inference.backend import BackendReply, BackendRequest
 from inference.errors import BackendError
 from inference.tfserving.deployment import Deployment
@@ -153,6 +154,15 @@ async def test_a_held_version_is_answered_by_the_lighter_model(two: Rig) -> None
     assert (await ask(two)).rung == "lighter"
     await two.ask("DEGRADED", "reviewed", "HEALTHY")
     assert (await ask(two)).rung == "primary"
+
+
+async def test_what_a_held_version_said_before_is_remembered_by_no_ladder(two: Rig) -> None:
+    ladder = two.fleet.ladder_of("risk")
+    assert isinstance(ladder, FallbackLadder)
+    two.fleet.breakers.hold("risk/2", "drift_verdict")
+    assert [ladder.distrusts(version) for version in ("risk/2", "risk/1", "")] == [True, False, False]
+    two.fleet.breakers.release("risk/2", "drift_verdict")
+    assert not ladder.distrusts("risk/2")
 
 
 async def test_the_lighter_model_has_no_ladder_of_its_own_to_fall_down(two: Rig) -> None:

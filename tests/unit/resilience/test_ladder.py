@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace as replace_field
 
 import pytest
 from msgspec.structs import replace
@@ -218,6 +219,20 @@ async def test_abandoned_fallback_is_closed() -> None:
     async with stage.ladder.send(ASKED):
         assert stage.lighter.open_calls == 1
     assert stage.lighter.open_calls == 0
+
+
+async def test_what_a_version_said_that_is_held_now_is_not_given_again_when_another_cannot_answer() -> None:
+    """After a rollback another version is asked; that one being down makes the distrusted one no better."""
+    held: set[str] = set()
+    stage = Stage()
+    stage.ladder = replace_field(stage.ladder, distrusts=held.__contains__)
+    asked = replace(ASKED, version=None)
+    await stage.ask(asked)
+    stage.primary.error = DOWN
+    assert (await stage.ask(asked))[0].rung == "cache"
+    held.add("risk/2")
+    reply, body = await stage.ask(asked)
+    assert (body, reply.rung) == (b"lighter", "lighter")
 
 
 def test_spacing_and_order_of_json_do_not_change_the_question() -> None:
