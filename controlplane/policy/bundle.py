@@ -70,7 +70,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
                 raise BundleError([Problem(str(folder), f"more than {MAX_FILES} files")])
             found[_name_of(path.relative_to(folder))] = path.read_bytes()
     except OSError as error:
-        raise BundleError([Problem(str(folder), f"cannot be read: {error.strerror}")]) from None
+        raise BundleError([Problem(str(error.filename or folder), f"cannot be read: {error.strerror}")]) from None
     return found
 
 

@@ -124,7 +124,10 @@ def read_cases(files: Mapping[str, bytes]) -> list[tuple[str, Case]]:
         try:
             cases = CaseFile.model_validate(document.value).tests
         except ValidationError as error:
-            problems += [Problem(document.source(one["loc"]), one["msg"]) for one in error.errors()]
+            problems += [
+                Problem(document.source(one["loc"]), f"{'.'.join(map(str, one['loc']))}: {one['msg']}")
+                for one in error.errors()
+            ]
             continue
         found += [(document.source(("tests", index)), case) for index, case in enumerate(cases)]
     if problems:

@@ -33,6 +33,13 @@ def test_lint_tells_every_error_with_file_and_line(folder: Folder) -> None:
     assert result.exit_code == 1
     for place in ("roles/support.yaml:18:", "roles/analyst.yaml:9:", "tests/odd_test.yaml:2:"):
         assert f"error: {place}" in result.output
+    assert "error: tests/odd_test.yaml:2: tests.0.principal: Field required" in result.output
+
+
+def test_lint_names_the_file_that_cannot_be_read(folder: Folder) -> None:
+    (folder.path / "roles" / "gone.yaml").symlink_to(folder.path / "nowhere")
+    result = run("lint", "--path", str(folder.path))
+    assert (result.exit_code, "roles/gone.yaml: cannot be read" in result.output) == (1, True), result.output
 
 
 @pytest.mark.parametrize(
