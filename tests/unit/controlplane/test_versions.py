@@ -184,7 +184,7 @@ async def test_a_canary_that_fails_is_not_asked_twice(world: World) -> None:
         (encode_predict("risk", {"x": X[:, :1]}), "invalid_argument", "has shape [2, 1]"),
         (encode_predict("risk", {"y": X}), "invalid_argument", "Missing but required: {x}."),
         (encode_predict("risk", {"x": X}, signature="no"), "failed_precondition", '"no" not found'),
-        (b"\x12\x7f", "invalid_argument", "malformed"),
+        (b"\x12\x7f", "invalid_argument", "corrupt"),
     ],
 )
 async def test_inputs_that_do_not_fit_never_reach_a_server(world: World, body: bytes, reason: str, words: str) -> None:
