@@ -110,5 +110,5 @@ lock: ## resolve pyproject.toml again into requirements.lock and bootstrap.lock 
 	@uv=$$(command -v $(UV) uv | head -1); $$uv pip compile pyproject.toml --extra mcp --extra drift --extra queue \
 		--group build --group demo --group dev $(COMPILE) -o requirements.lock
 
-clean: ## remove what the targets above made
-	rm -rf .venv .venv-* var .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove what the targets above made; a ledger and keys of your own in var stay
+	rm -rf .venv .venv-* var/up var/bench var/tiny-llm var/tiny-llm.log .pytest_cache .mypy_cache .ruff_cache .hypothesis
