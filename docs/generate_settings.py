@@ -25,7 +25,7 @@ HEAD = f"""# Settings
 Made from the settings classes by `python docs/generate_settings.py`; do not edit it here.
 
 Both processes read one YAML file at start, given with `--config`. Unknown keys, repeated keys and impossible
-combinations refuse to start, and everything that is wrong is listed at once. Secrets are named by file.
+combinations refuse to start, and everything that is wrong is listed at once, with its line. Secrets are named by file.
 
 The gateway also reads environment variables, and they beat the file: `{PREFIX}` and the names in capitals, joined by
 two underscores. `{PREFIX}SERVER__HTTP_PORT=9000` sets `server.http_port`.
