@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
+from controlplane.console.words import usd
 from controlplane.drift.shelf import Point
 
 WIDTH = 600.0
@@ -165,7 +166,7 @@ def _stack(
                 width=round(place[1], 1),
                 height=round(tall, 1),
                 series=number,
-                title=f"{day} {named.get(number, OTHERS)}: {value}",
+                title=f"{day} {named.get(number, OTHERS)}: {usd(value)}",
             )
         )
         below += tall

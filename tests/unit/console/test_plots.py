@@ -73,6 +73,11 @@ def test_bars_stack_to_their_day_and_small_names_are_others() -> None:
     assert day_bars({}).bars == ()
 
 
+def test_a_bar_says_what_it_is_worth_in_dollars() -> None:
+    (bar,) = day_bars({"2026-11-21": {"tiny": 2_612_345}}).bars
+    assert bar.title == "2026-11-21 tiny: $2.61"
+
+
 def test_states_last_until_the_next_one() -> None:
     found = state_stretches([(0, "HEALTHY"), (100, "HEALTHY"), (500, "WARN")], now_ms=1_000)
     assert [(each.state, each.x, each.width) for each in found] == [("HEALTHY", 0, 300), ("WARN", 300, 300)]
