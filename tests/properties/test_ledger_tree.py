@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,3 +80,41 @@ def test_a_damaged_proof_proves_nothing(size: int, data: st.DataObject) -> None:
     assert not includes(leaves[index], index, size, [*proof[:at], flipped, *proof[at + 1 :]], oracle(leaves))
     assert not includes(leaves[index], index, size, proof[:-1], oracle(leaves))
     assert not includes(leaves[index], index, size, [*proof, proof[0]], oracle(leaves))
+
+
+def test_two_trees_of_one_size_are_one_history_only_when_their_roots_agree() -> None:
+    root, other = oracle(leaves_of(5)), oracle(leaves_of(4))
+    assert extends(5, root, 5, root, [])
+    assert not extends(5, root, 5, other, [])
+    assert not extends(5, root, 5, root, [other])
+
+
+def test_a_proof_says_nothing_of_a_tree_of_another_size() -> None:
+    leaves = leaves_of(8)
+    old_root, root, proof = oracle(leaves[:4]), oracle(leaves), consistency_proof(leaves, 4)
+    assert extends(4, old_root, 8, root, proof)
+    assert not extends(4, old_root, 9, root, proof)
+    assert not extends(8, root, 4, old_root, proof)
+    assert not extends(0, oracle([]), 8, root, proof)
+    assert not extends(3, oracle(leaves[:3]), 8, root, [])
+
+
+@pytest.mark.parametrize("index", [-1, 5])
+def test_what_is_not_in_the_tree_cannot_be_proven(index: int) -> None:
+    with pytest.raises(ValueError, match="no leaf"):
+        inclusion_proof(leaves_of(5), index)
+
+
+@pytest.mark.parametrize("old_size", [-1, 0, 6])
+def test_a_tree_that_never_was_has_no_consistency_proof(old_size: int) -> None:
+    with pytest.raises(ValueError, match="no tree"):
+        consistency_proof(leaves_of(5), old_size)
+
+
+def test_hashes_of_another_number_of_leaves_are_no_frontier() -> None:
+    packed = Frontier(2, [bytes(32)]).pack()
+    for wrong in (packed[:-1], packed[:8], packed + bytes(32), packed[:7] + b"\x03" + packed[8:], b""):
+        with pytest.raises(ValueError, match="frontier"):
+            Frontier.unpack(wrong)
+    with pytest.raises(ValueError, match="frontier"):
+        Frontier(1, [bytes(31)])

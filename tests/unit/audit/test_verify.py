@@ -325,12 +325,14 @@ async def test_an_old_copy_of_the_file_is_found_by_a_later_checkpoint(settings: 
         (lambda bodies: [*bodies, {**bodies[2], "event_id": bodies[1]["event_id"][:-1] + "0"}], "second_outcome"),
         (lambda bodies: [*bodies[:2], {**bodies[2], "closes_index": 0}, *bodies[3:]], "wrong_intent"),
         (lambda bodies: [*bodies[:1], {k: v for k, v in bodies[1].items() if k != "opens"}], "unpaired"),
+        (lambda bodies: [*bodies[:2], {k: v for k, v in bodies[2].items() if k != "closes"}], "unpaired"),
         (lambda bodies: [*bodies[:2], {**bodies[1], "node_seq": 99}], "repeated_intent"),
         (lambda bodies: [*bodies[:2], {**bodies[2], "node_seq": bodies[1]["node_seq"]}], "out_of_sequence"),
         (lambda bodies: bodies[1:], "genesis_misplaced"),
         (lambda bodies: [*bodies[:3], bodies[0]], "genesis_misplaced"),
         (lambda bodies: [{**bodies[0], "log": {"verifier_key": "other"}}], "another_log"),
         (lambda bodies: [{**bodies[0], "v": 2}], "bad_envelope"),
+        (lambda bodies: [{**bodies[0], "event_id": "first"}], "bad_envelope"),
     ],
 )
 async def test_a_record_that_the_ledger_would_never_write_is_found_even_when_signed(
