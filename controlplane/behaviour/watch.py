@@ -313,7 +313,8 @@ class Watch:
         )
 
     def _without_memory(self, plan: Plan, decision: Decision, rules: Rules) -> Decision:
-        """Nobody can be forgotten for this agent: what a rule could refuse is refused."""
+        """Nobody can be forgotten for this agent: what ends a sequence that a rule refuses is refused. Rates and loops
+        are not watched."""
         refusing = [one.rule for one, part in plan.parts if part.is_last and can_refuse(one.rule)]
         if not refusing or not decision.permits:
             return decision

@@ -168,12 +168,8 @@ class BundlePolicy:
 
     def reload(self) -> bool:
         """Serve what the files say now. False when they cannot be served; then the last good bundle stays."""
-        try:
-            files = read_files(self._settings.path)
-        except BundleError as error:
-            self._refuse("", error)
-            return False
-        return self._serve(files)
+        files = self._read()
+        return files is not None and self._serve(files)
 
     async def watch(self) -> None:
         """Follow the files until cancelled. Reads and builds off the event loop."""
@@ -201,15 +197,22 @@ class BundlePolicy:
         )
 
     def _follow(self) -> bool:
-        try:
-            files = read_files(self._settings.path)
-        except BundleError as error:
-            self._refuse("", error)
+        files = self._read()
+        if files is None:
             return False
         revision = revision_of(files)
         if self._refused_revision and revision == self._refused_revision:
             return False  # said once, and not worth building every two seconds
         return self._serve(files)
+
+    def _read(self) -> Mapping[str, bytes] | None:
+        try:
+            return read_files(self._settings.path)
+        except BundleError as error:
+            self._refuse("", error)
+        except Exception as error:  # noqa: BLE001  whoever follows the files must not end over what lies there
+            self._refuse("", BundleError([Problem(str(self._settings.path), f"cannot be read: {error!r}")]))
+        return None
 
     def _serve(self, files: Mapping[str, bytes]) -> bool:
         revision, now_s = revision_of(files), self._wall_clock()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging.config
 import threading
+from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +13,7 @@ import anyio
 import pytest
 
 from controlplane.calls import Call, Obligation, Principal
-from controlplane.policy import BundlePolicy
+from controlplane.policy import BundlePolicy, policy
 from controlplane.policy.policy import MAX_ACTORS
 from controlplane.policy.snapshot import Snapshot
 from tests.unit.policy.bundles import Clock, Folder, ask
@@ -64,6 +66,20 @@ def test_folder_that_vanishes_keeps_the_last_good_bundle(folder: Folder) -> None
     folder.path.rename(folder.path.parent / "gone")
     assert not policy.reload()
     assert ask(policy, "user:operator", "read", "/api/calls").permits
+
+
+async def test_whatever_breaks_the_reading_keeps_the_last_good_bundle_and_is_told(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = folder.policy()
+
+    def broken(_: Path) -> Mapping[str, bytes]:
+        raise RuntimeError("a thing nobody thought of")
+
+    monkeypatch.setattr(policy, "read_files", broken)
+    assert not await served.poll()
+    assert "a thing nobody thought of" in served.status().error
+    assert ask(served, "user:operator", "read", "/api/calls").permits
 
 
 def test_stale_policy_denies_when_staleness_is_bounded(folder: Folder) -> None:
