@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controlplane.strict_json import Ambiguous, parse
+from controlplane.strict_json import Ambiguous, parse, parse_object
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,13 @@ def test_refused(body: bytes, reason: str) -> None:
     with pytest.raises(Ambiguous) as caught:
         parse(body)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"a"', b"1", b"null"])
+def test_what_is_no_object_is_refused_where_one_is_asked_for(body: bytes) -> None:
+    with pytest.raises(Ambiguous) as caught:
+        parse_object(body)
+    assert caught.value.reason == "not_an_object"
 
 
 @pytest.mark.parametrize("body", [b'{"a":1,"A":2}', b'[{"x":{"mask":1,"ma\xc5\xbf\xe2\x84\xaa":2}}]'])

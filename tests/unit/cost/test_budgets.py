@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from controlplane.cost import Account, Budgets, BudgetUse, Exhausted, Held, Limit, MemoryBudgets
-from controlplane.cost.budgets import BudgetsUnavailable, window_of
+from controlplane.cost.budgets import DAY_S, BudgetsUnavailable, window_of
 
 NOW = datetime(2026, 11, 21, 13, 45, 7, tzinfo=UTC).timestamp()
 DAY, _ = window_of("day", NOW)
@@ -136,6 +136,37 @@ async def test_use_is_warned_of_once_a_window_when_it_is_known() -> None:
     assert budgets.uses(NOW + 86400) == []
     assert budgets.fullest(NOW) == {("acme", "subject/day"): 0.85}
     assert budgets.fullest(NOW + 86400) == {("acme", "subject/day"): 0.0}, "or the board would show it for ever"
+
+
+async def test_refusal_is_shown_and_warned_of_although_nothing_was_spent_through_this_process() -> None:
+    store, warned = MemoryBudgets(10), list[BudgetUse]()
+    await store.raise_to({account("agent:0"): 95})
+    budgets = Budgets(store, 0.8, warned.append)
+    assert isinstance(await budgets.hold(limits(100), 10, NOW), Exhausted)
+    assert budgets.uses(NOW) == warned == [BudgetUse(limits(100)[0], 95)]
+
+
+async def test_newcomer_beside_a_known_account_takes_one_place() -> None:
+    store = MemoryBudgets(2)
+    await store.hold(limits(100), 1, NOW)
+    assert await store.hold(limits(100, 100), 1, NOW) == [2, 1]
+
+
+async def test_uses_are_shown_within_a_bound_and_the_known_ones_stay_true() -> None:
+    budgets = Budgets(MemoryBudgets(10), 0.8, max_uses=1)
+    first, second = limits(100, 100)
+    for limit in (first, second, first):
+        await budgets.hold([limit], 10, NOW)
+    assert budgets.uses(NOW) == [BudgetUse(first, 20)]
+    tomorrow = NOW + DAY_S
+    later = Limit(account("agent:1", since_s=DAY + DAY_S), 100)
+    await budgets.hold([later], 10, tomorrow)
+    assert budgets.uses(tomorrow) == [BudgetUse(later, 10)]
+
+
+def test_window_of_no_known_word_is_an_error() -> None:
+    with pytest.raises(ValueError, match="week"):
+        window_of("week", NOW)
 
 
 async def test_sums_come_back_after_a_start_and_never_lower_what_is_there() -> None:

@@ -55,6 +55,10 @@ def test_each_method_asks_policy_for_one_action_on_the_server(method: str, actio
     assert (message.action, message.resource("files")) == (action, "/mcp/files")
 
 
+def test_old_revision_in_the_header_makes_no_modern_message() -> None:
+    assert not read_message(legacy("ping"), {"mcp-protocol-version": "2025-06-18"}).is_modern
+
+
 def test_a_tool_call_is_a_call_on_the_tool_with_its_arguments() -> None:
     message = read_message(legacy("tools/call", name="refund", arguments={"amount": 7}), {})
     assert message.action == "call"
@@ -96,6 +100,8 @@ def test_a_posted_response_is_part_of_the_connection() -> None:
         (b"{", -32700, "parse_error"),
         (b'{"jsonrpc":"2.0","id":1,"method":"ping","method":"tools/call"}', -32600, "duplicate_key"),
         (b'{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call"}', -32600, "ambiguous_key"),
+        (b'{"jsonrpc":"2.0","id":1,"method":"tools/list","Params":{"cursor":"x"}}', -32600, "ambiguous_key"),
+        (b'{"jsonrpc":"2.0","id":1,"result":{},"Method":"tools/call"}', -32600, "ambiguous_key"),
         (legacy("tools/call", name="a", Name="b"), -32600, "ambiguous_key"),
         (legacy("tools/call", name="a", arguments={"amount": 1, "Amount": 5000}), -32600, "ambiguous_key"),
         (legacy("tools/call", name="a", arguments={"to": [{"iban": "x", "IBAN": "y"}]}), -32600, "ambiguous_key"),
