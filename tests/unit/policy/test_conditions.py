@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from controlplane.policy.conditions import UNKNOWN, Condition, ConditionError, Facts
+from controlplane.policy.conditions import UNKNOWN, Condition, ConditionError, Facts, has_type
 from controlplane.policy.grammar import GrammarError, parse
 
 TYPES = {
@@ -135,3 +135,21 @@ def test_what_depends_on_a_call_not_made_yet_is_unknown(text: str, expected: obj
 def test_error_that_is_certain_stays_an_error_before_the_call() -> None:
     with pytest.raises(ConditionError):
         evaluate("r.sub.purpose == 'x' && r.ctx.args.amount <= 100", facts(known=False))
+
+
+@pytest.mark.parametrize(
+    ("declared", "fitting", "foreign"),
+    [
+        ("integer", [0, -7, 10**400, 2.0], [1.5, float("inf"), True, "1", None]),
+        ("number", [0, 1.5, 10**400], [float("nan"), float("inf"), True, "1", None]),
+        ("boolean", [True, False], [0, 1, "true", None]),
+        ("string", [""], [1, ["a"], None]),
+        ("strings", [[], ["a"], ("a",), frozenset({"a"})], ["a", ["a", 1], None]),
+        ("array", [[], (1,)], ["a", {}, None]),
+        ("object", [{}], [[], "a", None]),
+        ("null", [], [None, 0, ""]),
+    ],
+)
+def test_value_is_of_a_type_or_it_is_not(declared: str, fitting: list[Any], foreign: list[Any]) -> None:
+    assert [has_type(value, declared) for value in fitting] == [True] * len(fitting)
+    assert [has_type(value, declared) for value in foreign] == [False] * len(foreign)
