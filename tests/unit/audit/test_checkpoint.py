@@ -53,17 +53,32 @@ def test_a_witness_may_add_its_line() -> None:
     assert open_checkpoint(NOTE + line, SIGNER.verifier).size == 1234
 
 
-@pytest.mark.parametrize("size", ["01234", "+1234", "1_234", "-1", "", "\uff11\uff12"])
+@pytest.mark.parametrize("line", ["w AAAAAAA=", "— w", "—  AAAAAAA=", "— w+w AAAAAAA=", "— w AAAA", "— w AAAAAAA"])
+def test_a_line_that_is_no_signature_spoils_the_note(line: str) -> None:
+    assert open_checkpoint(f"{NOTE}— w AAAAAAA=\n", SIGNER.verifier).size == 1234
+    with pytest.raises(NoteRefused, match="line|base64"):
+        open_checkpoint(f"{NOTE}{line}\n", SIGNER.verifier)
+
+
+@pytest.mark.parametrize("size", ["01234", "+1234", "1_234", "-1", "", "\uff11\uff12", "\u00b2"])
 def test_a_size_has_one_spelling_even_under_a_good_signature(size: str) -> None:
     body = f"test.local/audit\n{size}\n" + NOTE.split("\n")[2] + "\n"
     with pytest.raises(NoteRefused):
         open_checkpoint(resigned(body), SIGNER.verifier)
 
 
-def test_a_signed_note_that_is_no_checkpoint_is_refused() -> None:
-    for body in ("test.local/audit\n1\nAAAA\n", "test.local/audit\n1\n", "another.local\n" + NOTE.split("\n", 1)[1]):
-        with pytest.raises(NoteRefused):
-            open_checkpoint(resigned(body.split("\n\n")[0]), SIGNER.verifier)
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("test.local/audit\n1\nAAAA\n", "not 32 bytes"),
+        ("test.local/audit\n1\n", "not a checkpoint"),
+        (f"test.local/audit\n1\n{NOTE.splitlines()[2]}\n\nmore\n", "not a checkpoint"),
+        (f"another.local\n1\n{NOTE.splitlines()[2]}\n", "another log"),
+    ],
+)
+def test_a_signed_note_that_is_no_checkpoint_is_refused(body: str, why: str) -> None:
+    with pytest.raises(NoteRefused, match=why):
+        open_checkpoint(resigned(body), SIGNER.verifier)
 
 
 def test_a_control_character_is_refused_even_under_a_good_signature() -> None:
@@ -85,6 +100,14 @@ def test_a_verifier_key_survives_printing_and_nothing_else_parses() -> None:
     for at in range(len(text)):
         with pytest.raises(NoteRefused):
             VerifierKey.parse(text[:at] + chr(ord(text[at]) ^ 1) + text[at + 1 :])
+
+
+def test_a_verifier_key_without_a_name_or_of_another_kind_is_none() -> None:
+    public, key_id = SIGNER.verifier.public, SIGNER.verifier.key_id.hex()
+    other_kind = f"test.local/audit+{key_id}+{base64.b64encode(bytes([2]) + public).decode()}"
+    for text in (str(VerifierKey("", public)), str(VerifierKey("log", public[1:])), other_kind):
+        with pytest.raises(NoteRefused, match="verifier key"):
+            VerifierKey.parse(text)
 
 
 def resigned(body: str) -> str:
