@@ -56,7 +56,7 @@ def test_a_witness_may_add_its_line() -> None:
 @pytest.mark.parametrize("line", ["w AAAAAAA=", "— w", "—  AAAAAAA=", "— w+w AAAAAAA=", "— w AAAA", "— w AAAAAAA"])
 def test_a_line_that_is_no_signature_spoils_the_note(line: str) -> None:
     assert open_checkpoint(f"{NOTE}— w AAAAAAA=\n", SIGNER.verifier).size == 1234
-    with pytest.raises(NoteRefused, match="line|base64"):
+    with pytest.raises(NoteRefused, match=r"line|base64"):
         open_checkpoint(f"{NOTE}{line}\n", SIGNER.verifier)
 
 
