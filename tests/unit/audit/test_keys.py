@@ -48,6 +48,15 @@ def test_a_file_that_is_no_key_is_refused(tmp_path: Path, text: str) -> None:
         load_commitment_key(path)
 
 
+@pytest.mark.parametrize(("said", "instead"), [("PRIVATE", "PUBLIC"), ("+KEY+", "+LOCK+"), ("log+", "log+0")])
+def test_a_good_secret_under_another_label_is_refused(tmp_path: Path, said: str, instead: str) -> None:
+    path = tmp_path / "a.key"
+    load_signer(path, "log", create=True)
+    path.write_text(path.read_text().replace(said, instead))
+    with pytest.raises(KeyRefused, match="not a signing key"):
+        load_signer(path, "log", create=False)
+
+
 def test_a_key_of_another_origin_is_refused(tmp_path: Path) -> None:
     load_signer(tmp_path / "a.key", "other.local/audit", create=True)
     with pytest.raises(KeyRefused, match=r"other\.local"):

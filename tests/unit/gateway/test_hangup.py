@@ -67,6 +67,30 @@ async def test_a_client_that_has_gone_before_we_watch_ends_the_work_at_its_next_
     assert not finished
 
 
+async def test_a_client_that_goes_after_the_work_cancels_nothing() -> None:
+    server = Server()
+    async with HangUp() as gone:
+        gone.watch(server.receive)
+        await turns(1)
+    server.over.set()
+    await turns(5)
+
+
+async def test_a_failure_that_comes_with_a_hang_up_is_not_swallowed() -> None:
+    async def fails_when_it_is_cancelled() -> None:
+        server = Server()
+        async with HangUp() as gone:
+            gone.watch(server.receive)
+            server.over.set()
+            try:
+                await turns(5)
+            except asyncio.CancelledError:
+                raise ValueError("a bug of ours") from None
+
+    with pytest.raises(ValueError, match="ours"):
+        await fails_when_it_is_cancelled()
+
+
 async def test_a_server_that_repeats_itself_does_not_stop_the_work() -> None:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"", "more_body": False}
