@@ -17,13 +17,13 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+from inference.bounded import read_whole
 from inference.launch.launch import Lora
 
 log = logging.getLogger(__name__)
 
 ASK_TIMEOUT_S = 5.0
 LOAD_TIMEOUT_S = 120.0
-LONGEST_REPLY_BYTES = 4 * 1024 * 1024
 FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 
 
@@ -134,7 +134,7 @@ class AdapterRegistry:
                 self._session(ASK_TIMEOUT_S) as session,
                 session.get(self._replicas[replica] / "models") as answer,
             ):
-                said = json.loads(await _whole(answer)) if answer.status == HTTPStatus.OK else {}
+                said = json.loads(await read_whole(answer)) if answer.status == HTTPStatus.OK else {}
             self._served[replica] = names_in(said)
         except (*FAILURES, ValueError, RecursionError):
             self._served.pop(replica, None)
@@ -143,7 +143,7 @@ class AdapterRegistry:
         url = self._replicas[replica] / verb
         try:
             async with self._session(LOAD_TIMEOUT_S) as session, session.post(url, json=wish) as answer:
-                detail = (await _whole(answer))[:500].decode(errors="replace")
+                detail = (await read_whole(answer))[:500].decode(errors="replace")
                 if answer.status != HTTPStatus.OK:
                     raise AdapterRefused(failure, f"{replica} answered {answer.status}: {detail}")
         except (*FAILURES, ValueError) as error:
@@ -154,16 +154,6 @@ class AdapterRegistry:
         key = self._api_key()
         headers = {"authorization": f"Bearer {key}"} if key else {}
         return aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=timeout_s), trust_env=False)
-
-
-async def _whole(answer: aiohttp.ClientResponse) -> bytes:
-    """Raises ``ValueError``: longer than anything that a server has to say of its adapters."""
-    read = bytearray()
-    async for part in answer.content.iter_any():
-        read += part
-        if len(read) > LONGEST_REPLY_BYTES:
-            raise ValueError(f"an answer of more than {LONGEST_REPLY_BYTES} bytes")
-    return bytes(read)
 
 
 def names_in(said: Any) -> ServedNames:

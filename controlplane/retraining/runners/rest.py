@@ -13,9 +13,9 @@ from typing import Any
 import aiohttp
 
 from controlplane.retraining.trainer import TrainerUnavailable, TrainingFailed
+from inference.bounded import read_whole
 
 ASK_S = 30.0
-LONGEST_REPLY_BYTES = 4 << 20
 MAY_PASS = {  # a refused token may be an expired one: its file is read again next time
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.FORBIDDEN,
@@ -58,7 +58,7 @@ class Rest:
                     method, self.origin + path, data=body, params=params, headers=sent, allow_redirects=False
                 ) as reply,
             ):
-                said = await _whole(reply)
+                said = await read_whole(reply)
                 status = reply.status
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise TrainerUnavailable(f"{self.origin}: {error!r}") from error
@@ -88,13 +88,3 @@ class Rest:
                 return status, {}
             raise TrainerUnavailable(f"{shown}, which is no JSON") from error
         return status, found if isinstance(found, dict) else {}
-
-
-async def _whole(reply: aiohttp.ClientResponse) -> bytes:
-    """Raises ``ValueError``: longer than anything that a runner has to say."""
-    read = bytearray()
-    async for part in reply.content.iter_any():
-        read += part
-        if len(read) > LONGEST_REPLY_BYTES:
-            raise ValueError(f"an answer of more than {LONGEST_REPLY_BYTES} bytes")
-    return bytes(read)

@@ -80,24 +80,30 @@ async def test_token_that_names_no_key_sends_nobody_to_the_issuer() -> None:
     assert source.readings == 1
 
 
+class SlowTheSecondTime(Source):
+    """``asked`` says that somebody waits for the document, who gets it when it ``arrives``."""
+
+    def __init__(self, *keys: dict[str, Any]) -> None:
+        super().__init__(*keys)
+        self.asked, self.arrives = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self) -> bytes:
+        if self.readings == 1:
+            self.asked.set()
+            await self.arrives.wait()
+        return await super().__call__()
+
+
 async def test_known_key_waits_for_no_reading() -> None:
-    asked, arrives = asyncio.Event(), asyncio.Event()
-
-    class Slow(Source):
-        async def __call__(self) -> bytes:
-            if self.readings == 1:
-                asked.set()
-                await arrives.wait()
-            return await super().__call__()
-
-    keys = keys_of(settings(), Slow(OLD), Clock())
+    source = SlowTheSecondTime(OLD)
+    keys = keys_of(settings(), source, Clock())
     await keys.refresh()
     reading = asyncio.create_task(keys.refresh())
-    await asked.wait()
+    await source.asked.wait()
     finding = asyncio.create_task(keys.find("old"))
     await asyncio.sleep(0)
     found = finding.done()
-    arrives.set()
+    source.arrives.set()
     await asyncio.gather(reading, finding)
     assert found
 
@@ -172,18 +178,10 @@ async def test_nobody_reads_keys_once_we_have_left() -> None:
 @pytest.mark.parametrize("moments", range(6))
 async def test_whoever_leaves_as_a_document_arrives_has_left(moments: int) -> None:
     """``asyncio.wait_for`` of Python 3.11 loses a cancellation that comes together with what it waits for."""
-    asked, arrives = asyncio.Event(), asyncio.Event()
-
-    class Slow(Source):
-        async def __call__(self) -> bytes:
-            if self.readings == 1:
-                asked.set()
-                await arrives.wait()
-            return await super().__call__()
-
-    keys = await JwksKeys(settings(refresh_s=0.001), source=Slow(OLD)).__aenter__()
-    await asked.wait()
-    arrives.set()
+    source = SlowTheSecondTime(OLD)
+    keys = await JwksKeys(settings(refresh_s=0.001), source=source).__aenter__()
+    await source.asked.wait()
+    source.arrives.set()
     for _ in range(moments):
         await asyncio.sleep(0)
     leaving = asyncio.create_task(keys.__aexit__(None, None, None))
