@@ -17,6 +17,7 @@ import uvloop
 
 from audit import AuditError, AuditUnavailable, LedgerCorrupt
 from controlplane.gateway.connections import BoundedConnection
+from controlplane.gateway.edge import Broken
 from controlplane.settings import Settings
 from controlplane.telemetry.asgi import MetricsEndpoint
 from controlplane.telemetry.logs import configure_logging
@@ -125,8 +126,14 @@ def keep_what_stays() -> None:
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
+def is_fault(record: logging.LogRecord) -> bool:
+    """Not what the server says of a reply that we have it cut: the line of that call says why."""
+    return not (record.exc_info and isinstance(record.exc_info[1], Broken))
+
+
 def http_config(app: Any, host: str, port: int, *, drain_s: float = 0.0) -> uvicorn.Config:
     """How every HTTP port of ours is served."""
+    logging.getLogger("uvicorn.error").addFilter(is_fault)
     return uvicorn.Config(
         app,
         host=host,

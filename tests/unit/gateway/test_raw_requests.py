@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from controlplane.gateway.connections import HEAD_LIMIT_BYTES, BoundedConnection
+from controlplane.gateway.edge import Broken
 from controlplane.gateway.hygiene import Hygiene
 from tests.matrix.world import listening
 
@@ -138,3 +139,18 @@ async def test_answer_that_nobody_reads_does_not_keep_its_call(monkeypatch: pyte
         await endless.left.wait()  # the reader's own buffer is full by then, and nothing takes from it
         writer.close()
         assert not reader.at_eof()
+
+
+@pytest.mark.parametrize(("error", "is_logged"), [(Broken, False), (RuntimeError, True)])
+async def test_a_reply_that_is_cut_on_purpose_is_no_fault_in_the_log(
+    error: type[Exception], is_logged: bool, caplog: pytest.LogCaptureFixture
+):
+    async def cut(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise error
+
+    async with listening(cut) as port, Door(port=port).connected() as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n")
+        assert (await reader.read()).endswith(b"half")
+    assert bool(caplog.records) is is_logged
