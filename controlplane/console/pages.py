@@ -47,6 +47,7 @@ class Pages:
 
     def routes(self) -> list[BaseRoute]:
         return [
+            *(Route(address, self.front) for address in ("/", "/console/")),
             Route("/console", self.overview),
             Route("/console/panels", self.panels),
             Route("/console/login", self.login_form, methods=["GET"]),
@@ -59,6 +60,10 @@ class Pages:
             Route("/console/static/{name}", self.static),
             Route("/api/docs", self.docs),
         ]
+
+    async def front(self, request: Request) -> Response:
+        """What a person types first."""
+        return RedirectResponse(self._frame.path(request, "/console"), 303)
 
     async def overview(self, request: Request) -> Response:
         try:

@@ -34,6 +34,13 @@ async def test_stranger_is_sent_to_sign_in(console: World) -> None:
         assert (await client.get("/console/login")).status_code == 200
 
 
+@pytest.mark.parametrize("address", ["/", "/console/"])
+async def test_what_a_person_types_first_leads_to_the_console(console: World, address: str) -> None:
+    async with console.client() as client:
+        sent = await client.get(address)
+    assert (sent.status_code, sent.headers["location"]) == (303, "/console")
+
+
 async def test_sign_in_gives_a_cookie_that_is_not_the_token(console: World) -> None:
     async with console.client() as client:
         reply = await signed_in(client)
