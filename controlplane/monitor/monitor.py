@@ -171,13 +171,18 @@ class Monitor:
                 return
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Turn until ``stop``; an unavailable gateway is waited for."""
+        """Turn until ``stop``; an unavailable gateway is waited for, and said once for each reason that it has."""
+        trouble = ""
         while not stop.is_set():
             try:
-                busy = await self.turn()
+                busy, reason = await self.turn(), ""
             except GatewayUnavailable as error:
-                log.warning("gateway unavailable: %s", error)
-                busy = False
+                busy, reason = False, str(error) or "no reason given"
+            if trouble and not reason:
+                log.info("gateway is back")
+            elif reason != trouble:
+                log.warning("gateway unavailable: %s", reason)
+            trouble = reason
             if not busy:
                 await _wait(stop, self.settings.poll_s)
 
