@@ -213,6 +213,15 @@ def test_two_hundred_callers_at_once_send_one_probe() -> None:
     assert sum(tested.admit(5.0) is not None for _ in range(200)) == 1
 
 
+def test_who_comes_while_a_probe_is_under_way_is_told_to_come_back_soon() -> None:
+    tested = opened()
+    assert tested.admit(5.0) is not None
+    assert (tested.admit(5.0), tested.retry_after_s(5.0)) == (None, 1.0)
+    healed = opened()
+    calls(healed, [OK], 5.0)
+    assert (healed.state, healed.retry_after_s(5.0)) == (State.HALF_OPEN, None), "nothing is in the way"
+
+
 def test_round_of_good_probes_closes_with_a_clean_window() -> None:
     tested = opened()
     assert calls(tested, [OK] * 4, 5.0) == 4
