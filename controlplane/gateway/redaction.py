@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 from string import ascii_letters
-from typing import Any
+from typing import Any, Protocol
 
 MASK = "*"
 NOT_JSON = "redact_needs_json"
@@ -22,6 +24,16 @@ IN_DIGITS = str.maketrans({letter: str(int(letter, 36)) for letter in ascii_lett
 
 Span = tuple[int, int]
 Finder = Callable[[str], Iterable[Span]]
+
+
+class Number(Protocol):
+    """Characters in which stretches may be a number of some kind, by their offsets."""
+
+    def may_begin(self, start: int) -> bool: ...
+    def fits(self, start: int, end: int) -> bool:
+        """For a stretch that may begin there, and has a length that such numbers have."""
+        ...
+
 
 _digit_groups = re.compile(r"(?<![0-9])(?<![0-9]\.)[0-9](?:[ -]?[0-9]){12,}")  # not the digits behind a decimal point
 _iban = re.compile(r"(?<![0-9A-Za-z])[A-Za-z]{2}[0-9]{2}(?:[ -]?[0-9A-Za-z]){11,}")
@@ -42,12 +54,12 @@ class CannotRedact(Exception):
 
 def cards(text: str) -> Iterator[Span]:
     for found in _digit_groups.finditer(text):
-        yield from _valid_stretches(text, found.span(), CARD_DIGITS, _is_card)
+        yield from _valid_stretches(text, found.span(), CARD_DIGITS, Card)
 
 
 def ibans(text: str) -> Iterator[Span]:
     for found in _iban.finditer(text):
-        yield from _valid_stretches(text, found.span(), IBAN_CHARACTERS, _is_iban)
+        yield from _valid_stretches(text, found.span(), IBAN_CHARACTERS, Iban)
 
 
 def emails(text: str) -> Iterator[Span]:
@@ -62,42 +74,64 @@ PATTERNS: dict[str, Finder] = {"card": cards, "iban": ibans, "email": emails, "p
 """What an obligation may name. Telephone numbers only with their country code: all others are just numbers."""
 
 
-def _valid_stretches(text: str, span: Span, lengths: range, is_valid: Callable[[str], bool]) -> Iterator[Span]:
-    """Stretches of whole groups that hold a valid number; words before or after it may look like more of it."""
+def _valid_stretches(text: str, span: Span, lengths: range, number_in: Callable[[str], Number]) -> Iterator[Span]:
+    """Stretches of whole groups that hold a valid number, the longest from where they begin; words before or after it
+    may look like more of it."""
     groups = [found.span() for found in _group.finditer(text, *span)]
+    number = number_in("".join(text[start:end] for start, end in groups))
+    offsets = [0, *accumulate(end - start for start, end in groups)]
     first = 0
     while first < len(groups):
-        last = _longest(text, groups, first, lengths, is_valid)
+        start = offsets[first]
+        last = _longest(number, offsets, start, lengths) if number.may_begin(start) else None
         if last is None:
             first += 1
         else:
-            yield groups[first][0], groups[last][1]
-            first = last + 1
+            yield groups[first][0], groups[last - 1][1]
+            first = last
 
 
-def _longest(text: str, groups: list[Span], first: int, lengths: range, is_valid: Callable[[str], bool]) -> int | None:
-    characters, fitting = "", None
-    for last in range(first, len(groups)):
-        characters += text[slice(*groups[last])]
-        if len(characters) >= lengths.stop:
-            break
-        if len(characters) in lengths and is_valid(characters):
-            fitting = last
-    return fitting
+def _longest(number: Number, offsets: list[int], start: int, lengths: range) -> int | None:
+    """The group before which the longest number from ``start`` ends."""
+    shortest = bisect_left(offsets, start + lengths.start)
+    beyond = bisect_left(offsets, start + lengths.stop, shortest)
+    return next((last for last in reversed(range(shortest, beyond)) if number.fits(start, offsets[last])), None)
 
 
-def _is_card(digits: str) -> bool:
-    """Issuer ranges begin with 2 to 6 or 81; the check digit is Luhn's (ISO/IEC 7812-1 Annex B)."""
-    if digits[0] not in "23456" and not digits.startswith("81"):
-        return False
-    return sum(map(int, digits[-1::-2] + digits[-2::-2].translate(DOUBLED))) % 10 == 0
+class Card:
+    """Issuer ranges begin with 2 to 6 or 81; the check digit is Luhn's (ISO/IEC 7812-1 Annex B).
+
+    Sums from the first digit on make the check of a stretch as quick as that of any other: a text of nothing but digits
+    has millions of them.
+    """
+
+    def __init__(self, digits: str) -> None:
+        self._digits = digits
+        plain, doubled = list(map(int, digits)), list(map(int, digits.translate(DOUBLED)))
+        weighed = plain.copy(), doubled.copy()  # by whether a number's last digit, which counts as it is, stands even
+        weighed[0][1::2], weighed[1][1::2] = doubled[1::2], plain[1::2]
+        self._sums = [[0, *accumulate(each)] for each in weighed]
+
+    def may_begin(self, start: int) -> bool:
+        return self._digits[start] in "23456" or self._digits.startswith("81", start)
+
+    def fits(self, start: int, end: int) -> bool:
+        sums = self._sums[(end - 1) % 2]
+        return (sums[end] - sums[start]) % 10 == 0
 
 
-def _is_iban(characters: str) -> bool:
+class Iban:
     """ISO 7064 MOD 97-10 over the rearranged characters (ISO 13616-1 Annex A)."""
-    if not (characters[:2].isalpha() and characters[2:4].isdigit()):
-        return False
-    return int((characters[4:] + characters[:4]).translate(IN_DIGITS)) % 97 == 1
+
+    def __init__(self, characters: str) -> None:
+        self._characters = characters
+
+    def may_begin(self, start: int) -> bool:
+        return self._characters[start : start + 2].isalpha() and self._characters[start + 2 : start + 4].isdigit()
+
+    def fits(self, start: int, end: int) -> bool:
+        rearranged = self._characters[start + 4 : end] + self._characters[start : start + 4]
+        return int(rearranged.translate(IN_DIGITS)) % 97 == 1
 
 
 def mask_text(text: str, names: Iterable[str]) -> str:

@@ -28,6 +28,9 @@ IBAN = "DE89370400440532013000"  # the example of ISO 13616-1's registry
         ("card", "4222222222222", "*" * 13),
         ("card", "6304000000000000000", "*" * 19),
         ("card", f"no. 12 {CARD}", f"no. 12 {'*' * 16}"),
+        ("card", f"no. 7 {CARD}", f"no. 7 {'*' * 16}"),
+        ("card", "8100000000000002", "*" * 16),
+        ("card", "4 2 3 3 1 9 2 9 8 1 4 7 3 0 5 7", "*" * 31),  # whose first thirteen would be one as well
         ("card", f"card{CARD}EUR", f"card{'*' * 16}EUR"),
         ("card", f"{CARD} 12/27 123", f"{'*' * 16} 12/27 123"),
         ("iban", IBAN, "*" * 22),
