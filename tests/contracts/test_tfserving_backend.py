@@ -12,8 +12,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -302,15 +303,25 @@ async def test_many_calls_share_one_channel(backend: TfServingBackend) -> None:
     assert {reply.served_by for reply, _ in replies} == {"risk/1"}
 
 
-async def test_a_frozen_server_is_a_timeout(server: Process, backend: TfServingBackend) -> None:
-    await sent(backend, predict())
+@contextmanager
+def frozen(server: Process) -> Iterator[None]:
+    """A stopped process stops when its threads hear of it: until then one may still answer."""
     server.process.send_signal(signal.SIGSTOP)
     try:
-        with pytest.raises(BackendTimeout) as caught:
-            async with asyncio.timeout(READY_WITHIN_S):  # a backend without a deadline must fail here, not hang
-                await sent(backend, predict(timeout_s=0.2))
+        threads, until_s = Path(f"/proc/{server.process.pid}/task"), time.monotonic() + READY_WITHIN_S
+        while not all("State:\tT" in each.read_text() for each in threads.glob("*/status")):
+            assert time.monotonic() < until_s
+            time.sleep(0.001)
+        yield
     finally:
         server.process.send_signal(signal.SIGCONT)
+
+
+async def test_a_frozen_server_is_a_timeout(server: Process, backend: TfServingBackend) -> None:
+    await sent(backend, predict())
+    with frozen(server), pytest.raises(BackendTimeout) as caught:
+        async with asyncio.timeout(READY_WITHIN_S):  # a backend without a deadline must fail here, not hang
+            await sent(backend, predict(timeout_s=0.2))
     assert caught.value.reason == "deadline_exceeded"
     assert (await sent(backend, predict()))[0].served_by == "risk/1"
 
@@ -319,15 +330,12 @@ async def test_a_caller_that_leaves_does_not_wait_for_a_frozen_server(
     server: Process, backend: TfServingBackend
 ) -> None:
     await sent(backend, predict())
-    server.process.send_signal(signal.SIGSTOP)
-    try:
+    with frozen(server):
         asked = asyncio.ensure_future(sent(backend, predict(timeout_s=3600)))
         await asyncio.wait([asked], timeout=0.05)
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asked
-    finally:
-        server.process.send_signal(signal.SIGCONT)
     assert (await sent(backend, predict()))[0].served_by == "risk/1"
 
 
