@@ -6,6 +6,7 @@ Fails closed: what cannot be made durable within the stall limit is refused with
 """
 
 from audit.entry import (
+    MAX_INTEGER,
     Commitments,
     LedgerHead,
     LedgerReceipt,
@@ -30,6 +31,7 @@ from audit.reader import LedgerReader
 from audit.settings import AuditSettings
 
 __all__ = [
+    "MAX_INTEGER",
     "AuditError",
     "AuditSettings",
     "AuditUnavailable",

@@ -20,6 +20,7 @@ from audit.errors import AuditError
 from audit.reader import LedgerReader
 from audit.settings import AuditSettings
 from audit.verify import Report, verify
+from audit.visible import visible
 
 POLL_S = 0.5
 PAGE = 1000  # records that following reads at once
@@ -164,7 +165,7 @@ def _report_text(report: Report) -> str:
         lines.append("without one (--since), a log that was cut back or rewritten with its own key looks the same")
     lines += map(str, report.faults)
     lines.append("SOUND" if report.is_sound else f"NOT SOUND: {report.fault_count} faults")
-    return "\n".join(map(_visible, lines))
+    return "\n".join(map(visible, lines))
 
 
 def _print(records: list[Record], as_json: bool) -> None:
@@ -172,16 +173,9 @@ def _print(records: list[Record], as_json: bool) -> None:
         click.echo(_json(record) if as_json else _line(record))
 
 
-def _visible(text: str) -> str:
-    """What callers named must not steer a terminal or begin a line of its own: shown as JSON escapes it."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
-
-
 def _json(record: Record) -> str:
     said = {"index": record.index, "leaf_hash": record.leaf_hash.hex(), **record.body}
-    return _visible(json.dumps(said, ensure_ascii=False))
+    return visible(json.dumps(said, ensure_ascii=False))
 
 
 def _line(record: Record) -> str:
@@ -194,13 +188,13 @@ def _line(record: Record) -> str:
     columns = (
         f"{record.index:>8}  {_when(record)}  {record.kind:<12} {result:<9} {principal:<20} {what} {reason} {about}"
     )
-    return _visible(columns.rstrip())
+    return visible(columns.rstrip())
 
 
 def _page(record: Record) -> str:
     head = f"record {record.index}  {record.kind}  {_when(record)}\nleaf   {record.leaf_hash.hex()}"
     body = json.dumps(record.body, indent=2, ensure_ascii=False)
-    return "\n".join([head, *map(_visible, body.split("\n"))])
+    return "\n".join([head, *map(visible, body.split("\n"))])
 
 
 def _when(record: Record) -> str:

@@ -21,7 +21,7 @@ from audit.errors import RecordRefused
 
 VERSION = 1
 MAX_BYTES = 65_535  # the entry length of C2SP tlog-tiles is a uint16
-MAX_INTEGER = 2**53 - 1
+MAX_INTEGER = 2**53 - 1  # that every reader of JSON reads alike (RFC 8259 §6)
 FIRST_FOUR_BYTE_LEAD = "\U00010000"
 
 _Integer = Annotated[int, msgspec.Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]

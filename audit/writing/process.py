@@ -20,11 +20,12 @@ import msgspec
 
 from audit.entry import LedgerHead
 from audit.errors import AuditUnavailable
+from audit.store.sqlite import FENCED, IO_ERROR
 from audit.writing import wire
 from audit.writing.records import Batch, Listener, Opened, Pending, Task
 
 PROGRAM = "audit.writing.main"
-LOST, FENCED = "writer_lost", "fenced"
+LOST = "writer_lost"
 LONGEST_WAIT_S = 5.0  # between two attempts to begin anew
 DOUBLINGS = 9  # of the shortest `retry_ms`; without an end to them an outage of hours is a number too large
 _decode = msgspec.msgpack.Decoder(wire.FromWriter).decode
@@ -208,7 +209,7 @@ class WriterProcess(asyncio.Protocol):
             self._listener.refused(wire.error_of(refused))
         else:  # begun anew, and the store cannot be had: the end of the connection brings the next attempt
             error = wire.error_of(refused)
-            self._trouble = error.reason if isinstance(error, AuditUnavailable) else "io_error"
+            self._trouble = error.reason if isinstance(error, AuditUnavailable) else IO_ERROR
             self._listener.failed(self._trouble)
 
 

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from audit import AuditUnavailable
+from audit import MAX_INTEGER, AuditUnavailable
 from controlplane.calls import Principal
 from controlplane.console.adapters import AdaptersApi
 from controlplane.console.agent_words import AgentWords
@@ -55,7 +55,6 @@ from controlplane.console.wishes import Body, Change, Recorded, principal_of, re
 log = logging.getLogger(__name__)
 
 OUTCOMES_PER_REQUEST = 1_000
-LARGEST = 2**53 - 1  # integer that every reader of JSON reads alike, and the ledger takes
 BREAKER_NAME = r"^[A-Za-z0-9_.~@:-]+(/[A-Za-z0-9_.~@:-]+)*$"
 
 BreakerName = Annotated[str, Path(pattern=BREAKER_NAME, max_length=200)]
@@ -78,8 +77,8 @@ class Transition(Body):
 
 class Outcome(Body):
     call_id: str = Field(max_length=64, description="Id of the call whose prediction this is about.")
-    row: int = Field(ge=0, le=LARGEST, description="Row of that prediction, from 0.")
-    label: int = Field(ge=-LARGEST, le=LARGEST, description="The class that it really was.")
+    row: int = Field(ge=0, le=MAX_INTEGER, description="Row of that prediction, from 0.")
+    label: int = Field(ge=-MAX_INTEGER, le=MAX_INTEGER, description="The class that it really was.")
 
 
 class Outcomes(Body):

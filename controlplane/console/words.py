@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+from audit.visible import visible
 
 GOOD, BUSY, BAD = "good", "busy", "bad"
 TONES = {
@@ -67,11 +68,6 @@ def fact(value: float | str, name: str) -> str:
     return f"{value:,} s" if name.endswith("_s") else f"{value:,}"
 
 
-def plain(name: str) -> str:
-    """Names that callers chose: characters that turn a line around, or cannot be seen, are shown as escapes."""
-    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in name)
-
-
 def milliseconds(microseconds: int) -> str:
     value = microseconds / 1000
     return f"{value:.1f} ms" if value < 100 else f"{value:,.0f} ms"  # noqa: PLR2004  three digits are enough
@@ -108,7 +104,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "span": span,
     "fact": fact,
     "fact_name": fact_name,
-    "plain": plain,
+    "plain": visible,
     "ms": milliseconds,
     "tone": tone,
     "short": short,

@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from audit import MAX_INTEGER
 from controlplane.retraining.trainer import Candidate
 from inference.savedmodel import publishing
 from inference.savedmodel.reader import number_in
 
 MANIFEST = "provenance.json"
 STRANGE = re.compile(r"[^A-Za-z0-9_.-]")
-LARGEST = 2**53 - 1  # integer of a ledger record
 MOST_METRICS = 20  # that a ledger record takes; all of them stand in the provenance
 
 
@@ -145,7 +145,7 @@ def facts_of(manifest: Mapping[str, Any]) -> dict[str, int | str]:
 
 def _recordable(said: Any) -> int | str:
     """A trainer may measure what it likes; a number that the ledger does not take is text."""
-    if type(said) is int and abs(said) <= LARGEST:
+    if type(said) is int and abs(said) <= MAX_INTEGER:
         return said
     return str(said)[:100].encode(errors="replace").decode()
 
