@@ -222,7 +222,6 @@ class SqliteLedger:
             settings.origin,
             busy_s=settings.stall_limit_s / 2,
             batch_limit=settings.batch_limit,
-            gather_s=settings.gather_ms / 1000,
             retry_s=settings.retry_ms / 1000,
         )
         if settings.writer == "thread":

@@ -42,12 +42,6 @@ class AuditSettings(BaseModel, frozen=True, extra="forbid"):
     )
     queue_limit: int = Field(default=8192, ge=1, le=1_000_000, description="Records that may wait; more are refused.")
     batch_limit: int = Field(default=256, ge=1, le=4096, description="Records in one commit at most.")
-    gather_ms: float = Field(
-        default=1.0,
-        ge=0,
-        le=20,
-        description="Milliseconds to wait for company before a commit, only while callers overlap; 0 never waits.",
-    )
     retry_ms: int = Field(
         default=250, ge=10, le=5000, description="Milliseconds between attempts to reach a failed store."
     )

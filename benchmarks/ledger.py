@@ -1,6 +1,6 @@
 """Awaited durable appends: records/s, latency and CPU per record at several concurrencies, with the machine's load.
 
-    python -m benchmarks.ledger [--writer process thread] [--gather-ms 0 1] [--seconds 3] [--folder DIR]
+    python -m benchmarks.ledger [--writer process thread] [--seconds 3] [--folder DIR]
 
 Each caller appends an intent and then its outcome, as a governed call does, and waits for both. CPU is that of this
 process and that of the writer's, system time of the fsync included. Run it on the disk that will hold the ledger.
@@ -13,7 +13,6 @@ import asyncio
 import os
 import tempfile
 import time
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -95,24 +94,20 @@ def check(settings: AuditSettings) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--writer", choices=["process", "thread"], nargs="+", default=["process", "thread"])
-    parser.add_argument("--gather-ms", type=float, nargs="+", default=[0.0, 1.0])
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--folder", type=Path, default=Path())
     options = parser.parse_args()
-    print("writer   gather ms  callers  records/s    p50 ms    p99 ms  CPU us/rec  writer's    load")
-    for writer, gather_ms in product(options.writer, options.gather_ms):
+    print("writer    callers  records/s    p50 ms    p99 ms  CPU us/rec  writer's    load")
+    for writer in options.writer:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             settings = AuditSettings(
                 path=Path(folder, "ledger.sqlite"),
                 signing_key=Path(folder, "signing.key"),
                 writer=writer,
-                gather_ms=gather_ms,
             )
             for callers in options.concurrency:
-                print(
-                    f"{writer:<8} {gather_ms:>9} {callers:>8}", asyncio.run(measure(settings, callers, options.seconds))
-                )
+                print(f"{writer:<8} {callers:>8}", asyncio.run(measure(settings, callers, options.seconds)))
             print(check(settings))
 
 

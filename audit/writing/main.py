@@ -43,9 +43,6 @@ class Inbox:
     def take(self) -> list[Pending]:
         task = self.task()
         self._read(0)
-        if len(self._queued) > 1 and task.gather_s:  # one alone may be the only caller's next
-            time.sleep(task.gather_s)  # callers overlap: one commit for more of them costs each of them less
-            self._read(0)
         while not self._queued and not self._is_ending:
             self._read(None)
         return [self._queued.popleft() for _ in range(min(len(self._queued), task.batch_limit))]

@@ -67,7 +67,6 @@ class Task:
     origin: str
     busy_s: float
     batch_limit: int
-    gather_s: float
     retry_s: float
     since: int | None = None
 

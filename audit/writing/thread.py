@@ -6,7 +6,6 @@ import asyncio
 import queue
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -43,8 +42,6 @@ class WriterThread(threading.Thread):
         self._writer.run()
 
     def take(self) -> list[Pending]:
-        if self._queue.qsize() > 1 and self._task.gather_s:  # one alone may be the only caller's next
-            time.sleep(self._task.gather_s)  # callers overlap: one commit for more of them costs each of them less
         item = self._queue.get()
         taken: list[Pending] = []
         while item is not None:

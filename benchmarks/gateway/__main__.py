@@ -1,4 +1,5 @@
-"""What one governed call costs: wrk against the stub, a bare pass-through, the gateway and LiteLLM, in turns.
+"""What one governed call costs: wrk against the stub, a bare pass-through, the same with two durable records of each
+call, the gateway and LiteLLM, in turns.
 
     python -m benchmarks.gateway [--rounds 3] [--seconds 4] [--rules 50] [--json FILE] [--profile]
 
@@ -25,7 +26,7 @@ from benchmarks.gateway.profiling import profile
 from benchmarks.gateway.report import MANY, ONE, document, figures, table, verdicts
 from benchmarks.gateway.world import ROOT, Ports, World
 
-PARTS = ("stub", "passthrough", "gateway", "without-casbin", "litellm")
+PARTS = ("stub", "passthrough", "recorded", "gateway", "without-casbin", "litellm")
 ON_DEMAND = ("gateway-casbin",)  # the gateway decides by the compiled snapshot, this one by casbin itself
 WARM_UP_S = 1.0
 
@@ -37,7 +38,7 @@ def main() -> None:
         return
     options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        world = World(Path(folder), Ports(*free_ports(6)))
+        world = World(Path(folder), Ports(*free_ports(7)))
         world.make(options.rules)
         with Stage(world) as stage:
             if stage.start("stub") is None:

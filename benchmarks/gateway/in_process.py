@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--rules", type=int, default=50, help="policy rules that a call is held against")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder), Ports(*free_ports(6)))
+        world = World(Path(folder), Ports(*free_ports(7)))
         world.make(options.rules)
         uvloop.run(measure(world, options.calls, options.runs))
 

@@ -96,6 +96,10 @@ class Stage:
             case "passthrough":
                 command = [*python, "benchmarks.gateway.passthrough", "--port", str(ports.passthrough)]
                 return "bare pass-through", ports.passthrough, "plain", [*command, "--upstream", self.world.stub_url]
+            case "recorded":
+                command = [*python, "benchmarks.gateway.passthrough", "--port", str(ports.recorded)]
+                command += ["--upstream", self.world.stub_url, "--config", settings]
+                return "pass-through and two records", ports.recorded, "plain", command
             case "gateway":
                 command = [*python, "controlplane.cli", "gateway", "--config", settings]
                 return "gateway", ports.gateway, "gateway", command

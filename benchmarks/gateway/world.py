@@ -56,6 +56,7 @@ end
 class Ports:
     stub: int
     passthrough: int
+    recorded: int
     gateway: int
     gateway_casbin: int
     without_casbin: int
@@ -77,6 +78,7 @@ class World:
         self._script("plain", "")
         self._script("gateway", token)
         self._script("litellm", LITELLM_KEY)
+        self._settings("recorded", self.ports.recorded)
         self._settings("gateway", self.ports.gateway)
         self._settings("gateway-casbin", self.ports.gateway_casbin, engine="casbin")
         self._settings("without-casbin", self.ports.without_casbin)

@@ -84,7 +84,6 @@ def settings_in(folder: Path, **changes: Any) -> AuditSettings:
         signing_key=folder / "signing.key",
         origin="test.local/audit",
         writer="thread",  # a failing disk is put under a connection of this process
-        gather_ms=0,
         retry_ms=10,
         **changes,
     )

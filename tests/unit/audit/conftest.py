@@ -18,7 +18,6 @@ def settings(tmp_path: Path) -> AuditSettings:
         node="test",
         writer="thread",
         stall_limit_s=30,
-        gather_ms=0,
         retry_ms=10,
     )
 
