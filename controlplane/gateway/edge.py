@@ -102,8 +102,6 @@ class DoorEndpoint:
                 await self._relay(admission, exchange)
             except ClientDisconnect:
                 return  # gone before the request was read: nothing was admitted, nobody is left to answer
-            except Broken:
-                raise
             except Exception as error:
                 problem = problem_for(error)
                 if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -149,7 +147,7 @@ class DoorEndpoint:
         response = self.door.refusal(request, problem)
         if problem.status == HTTPStatus.UNAUTHORIZED:
             response.headers["www-authenticate"] = self.challenge(problem)
-        if problem.retry_after_s is not None and "retry-after" not in response.headers:
+        if problem.retry_after_s is not None:
             response.headers["retry-after"] = str(math.ceil(problem.retry_after_s))
         if problem.receipt is not None:
             response.headers["x-audit-receipt"] = f"{problem.receipt.index} {problem.receipt.event_id}"
@@ -166,7 +164,6 @@ class Asked(Request):
             while message.get("more_body", False):
                 message = await self.receive()
                 pieces.append(_piece(message))
-            self._stream_consumed = True
             self._body = b"".join(pieces)
         return self._body
 

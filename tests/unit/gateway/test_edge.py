@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from audit import AuditUnavailable
 from controlplane.calls import Call, Decision, Effect, Receipt
-from controlplane.gateway.edge import Broken, DoorEndpoint, FixedPaths, reply_headers
+from controlplane.gateway.edge import Broken, DoorEndpoint, FixedPaths, credential_of, reply_headers
 from controlplane.gateway.gateway import Admission
 from controlplane.gateway.hygiene import Hygiene
 from controlplane.gateway.problems import Problem
@@ -28,10 +28,14 @@ class PlainDoor:
     name: str = "plain"
     paths: tuple[tuple[str, str], ...] = (("POST", "/plain"),)
     action: str = "infer"
+    streams: bool = False
     last_words: bytes = b""
 
     async def read_call(self, request: Request) -> Call:
-        return Call(id="c1", door=self.name, action=self.action, resource="/model/tiny", body=await request.body())
+        body = await request.body()
+        return Call(
+            id="c1", door=self.name, action=self.action, resource="/model/tiny", body=body, streams=self.streams
+        )
 
     def translate(self, admission: Admission, reply: BackendReply) -> BackendReply:
         return reply
@@ -107,7 +111,34 @@ async def test_what_we_say_of_an_answer_no_backend_says(rig):
     rig.backend.headers = tuple((name, "forged") for name in theirs)
     wire = Wire()
     await wire.run(rig)
-    assert [value for _, value in wire.sent[0]["headers"]] == [b"c1", b"0 c1", b"tiny/1"]
+    ours = [(b"x-call-id", b"c1"), (b"x-audit-receipt", b"0 c1"), (b"x-served-by", b"tiny/1")]
+    assert wire.sent[0]["headers"] == ours
+
+
+async def test_what_belongs_to_the_connection_behind_us_is_not_said_on_the_one_in_front(rig):
+    of_the_connection = ("Connection", "keep-alive", "proxy-authenticate", "te", "trailer", "transfer-encoding")
+    of_the_server = ("upgrade", "date", "server")
+    rig.backend.headers = tuple((name, "theirs") for name in (*of_the_connection, *of_the_server, "etag"))
+    wire = Wire()
+    await wire.run(rig)
+    assert [name for name, value in wire.sent[0]["headers"] if value == b"theirs"] == [b"etag"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "credential"),
+    [
+        ({"authorization": "Bearer t"}, "t"),
+        ({"authorization": "bearer  t "}, "t"),
+        ({"x-api-key": "t"}, "t"),
+        ({"authorization": "Bearer t", "x-api-key": "other"}, "t"),
+        ({"authorization": "Basic eDp5", "x-api-key": "t"}, ""),  # no second try for who came with another sort
+        ({"authorization": "Bearer", "x-api-key": "t"}, ""),
+        ({}, ""),
+    ],
+)
+def test_credential_is_the_bearer_token_or_the_key_of_who_shows_nothing_else(headers, credential):
+    fields = [(name.encode(), value.encode()) for name, value in headers.items()]
+    assert credential_of(Request({"type": "http", "headers": fields})) == credential
 
 
 @pytest.mark.parametrize("token", [None, "forged"])
@@ -162,6 +193,33 @@ async def test_body_that_grows_beyond_the_limit_while_it_is_read_is_413_and_noth
     assert rig.ledger.entries == []
 
 
+async def test_body_that_comes_in_pieces_is_read_whole(rig):
+    wire, pieces = Wire(), [(b"{", True), (b"", True), (b"}", False)]
+
+    async def receive() -> dict[str, Any]:
+        if not pieces:
+            await wire.gone.wait()
+        body, more = pieces.pop(0)
+        return {"type": "http.request", "body": body, "more_body": more}
+
+    wire.receive = receive
+    await wire.run(rig)
+    assert [admission.call.body for admission in rig.backend.calls] == [b"{}"]
+
+
+async def test_who_leaves_while_sending_its_request_has_asked_for_nothing(rig):
+    """Half a request may well be a request, and not the one that was meant."""
+    wire = Wire()
+    messages = [{"type": "http.request", "body": b"{}", "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    wire.receive = receive
+    await wire.run(rig)
+    assert (rig.ledger.entries, rig.backend.calls, wire.sent) == ([], [], [])
+
+
 async def test_backend_that_fails_before_the_head_still_becomes_a_status_code(rig):
     rig.backend.refuses = BackendUnavailable("breaker_open", retry_after_s=5)
     wire = Wire()
@@ -169,12 +227,26 @@ async def test_backend_that_fails_before_the_head_still_becomes_a_status_code(ri
     assert (wire.status, wire.headers["retry-after"]) == (503, "5")
 
 
-async def test_unforeseen_error_says_nothing_about_our_insides(rig):
+async def test_backend_that_fails_before_the_first_byte_still_becomes_a_status_code(rig):
+    rig.backend.script = [BackendBroke("stream_cut")]
+    wire = Wire()
+    await wire.run(rig)
+    assert wire.status == 502
+
+
+async def test_unforeseen_error_is_told_to_the_log_and_says_nothing_about_our_insides(rig, caplog):
     rig.backend.refuses = RuntimeError("password=hunter2")
     wire = Wire()
     await wire.run(rig)
     assert wire.status == 500
     assert b"hunter2" not in wire.body
+    assert [record.getMessage() for record in caplog.records] == ["unforeseen error"]
+
+
+async def test_outage_that_has_its_own_status_code_is_no_unforeseen_error(rig, caplog):
+    rig.backend.refuses = BackendUnavailable("breaker_open")
+    await Wire().run(rig)
+    assert not caplog.records
 
 
 async def test_broken_reply_ends_with_the_protocols_last_words(rig):
@@ -192,11 +264,31 @@ async def test_broken_reply_without_last_words_cuts_the_connection(rig):
     assert not wire.ended
 
 
-async def test_last_byte_of_a_call_with_effects_waits_for_the_durable_outcome(rig):
+async def test_backend_that_breaks_after_the_last_byte_breaks_no_reply_that_is_whole(rig):
+    rig.backend.breaks_at_the_end = BackendBroke("stream_cut")
+    wire = Wire()
+    await wire.run(rig, PlainDoor(last_words=b"broken"))
+    assert (wire.body, wire.ended) == (b"abc", True)
+
+
+async def test_chunk_of_a_stream_leaves_before_the_next_one_comes(rig):
+    next_one = asyncio.Event()
+    rig.backend.script = [b"ab", next_one, b"c"]
+    wire = Wire(on_send=lambda message: next_one.set() if message.get("body") == b"ab" else None)
+    async with asyncio.timeout(60):
+        await wire.run(rig, PlainDoor(streams=True))
+    assert (wire.body, wire.ended) == (b"abc", True)
+
+
+@pytest.mark.parametrize("script", [[b"ab", b"c"], [b"abc"]])
+@pytest.mark.parametrize("streams", [False, True])
+async def test_last_byte_of_a_call_with_effects_waits_for_the_durable_outcome(rig, script, streams):
+    rig.backend.script = script
     entries_at_send: list[int] = []
     wire = Wire(on_send=lambda message: entries_at_send.append(len(rig.ledger.entries)))
-    await wire.run(rig, PlainDoor(action="call"))
+    await wire.run(rig, PlainDoor(action="call", streams=streams))
     assert wire.body == b"abc"
+    assert wire.sent[-1]["body"] == script[-1]
     assert entries_at_send[-1] == 2, "the last bytes left before the outcome was recorded"
     assert all(count == 1 for count in entries_at_send[:-1])
 
