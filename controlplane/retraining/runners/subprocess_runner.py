@@ -77,6 +77,7 @@ class SubprocessRunner:
         command = [places.get(word, word) for word in self.settings.command]
         process = await asyncio.create_subprocess_exec(
             *GUARDIAN,
+            str(os.getpid()),
             str(self.settings.memory_bytes),
             *command,
             stdin=asyncio.subprocess.DEVNULL,
