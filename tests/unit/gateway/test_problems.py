@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from audit import AuditUnavailable, IntentNotOpen, LedgerInUse, RecordRefused
@@ -33,8 +35,10 @@ def denied(reason: str, retry_after_s: float | None = None) -> Denied:
         (denied("unknown_obligation"), 403, "denied", "unknown_obligation"),
         (denied("rate_limited", 3.0), 429, "busy", "rate_limited"),
         (denied("budget_exhausted"), 429, "busy", "budget_exhausted"),
+        (denied("budget_unknown"), 429, "busy", "budget_unknown"),
         (denied("behaviour_throttled", 3.0), 429, "busy", "behaviour_throttled"),
         (denied("behaviour_state_unknown", 5.0), 429, "busy", "behaviour_state_unknown"),
+        (denied("behaviour_state_full"), 429, "busy", "behaviour_state_full"),
         (denied("behaviour_blocked"), 403, "denied", "behaviour_blocked"),
         (denied("step_up_required"), 401, "step-up", "step_up_required"),
         (AuditUnavailable("disk_full"), 503, "ledger", "disk_full"),
@@ -96,9 +100,21 @@ def test_what_the_caller_can_mend_keeps_its_words() -> None:
 
 def test_a_step_up_says_what_would_satisfy_it() -> None:
     asked = {"acr_values": ["gold"], "max_age_s": 60}
-    decision = Decision(
-        effect=Effect.DENY, reason="step_up_required", revision="r1", obligations=(Obligation("step_up", asked),)
-    )
-    problem = problem_for(Denied(decision, RECEIPT))
+    problem = problem_for(Denied(decided("step_up_required", step_up=asked), RECEIPT))
     assert problem.step_up == problem.facts()["step_up"] == asked
     assert problem_for(denied("step_up_required")).step_up == {}
+
+
+def decided(reason: str, **duties: dict[str, Any]) -> Decision:
+    obligations = tuple(Obligation(name, parameters) for name, parameters in duties.items())
+    return Decision(effect=Effect.DENY, reason=reason, revision="r1", obligations=obligations)
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [("budget_exhausted", {"budget"}), ("step_up_required", {"step_up"}), ("no_matching_rule", set())],
+)
+def test_a_refusal_tells_of_the_duty_that_it_is_about_and_of_no_other(reason: str, told: set[str]) -> None:
+    duties = {"budget": {"limit": 5}, "step_up": {"max_age_s": 60}, "redact": {"patterns": ["ACME-[0-9]+"]}}
+    facts = problem_for(Denied(decided(reason, **duties), RECEIPT)).facts()
+    assert facts.keys() & duties.keys() == told
