@@ -303,6 +303,22 @@ async def test_closing_does_not_wait_for_a_hung_disk(tmp_path: Path) -> None:
     await anyio.to_thread.run_sync(ledger._writer.join)
 
 
+async def test_closing_in_trouble_acknowledges_nothing_and_waits_for_no_store(
+    tmp_path: Path,
+) -> None:
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
+    ledger = await opened(disk, settings)
+    disk.before["COMMIT"] = failing("SQLITE_IOERR", sqlite3.SQLITE_IOERR)
+    disk.before["SELECT size"] = failing("SQLITE_IOERR", sqlite3.SQLITE_IOERR)
+    waiting = asyncio.ensure_future(ledger.append("note", {}))
+    await until(lambda: ledger.trouble == "io_error")
+    await ledger.close()
+    with pytest.raises(AuditUnavailable):
+        await waiting
+    await anyio.to_thread.run_sync(ledger._writer.join, 50)
+    assert not ledger._writer.is_alive()
+
+
 async def test_a_full_queue_refuses_new_intents_but_not_outcomes(tmp_path: Path) -> None:
     disk, settings = Disk(), settings_in(tmp_path, queue_limit=4)
     ledger = await opened(disk, settings)

@@ -22,9 +22,12 @@ from audit import (
     new_event_id,
 )
 from audit.checkpoint import VerifierKey, open_checkpoint
-from audit.merkle import extends, includes, leaf_hash
+from audit.merkle import Frontier, extends, includes, leaf_hash
 from audit.verify import verify
 from audit.writing.records import Landed, Pending
+
+OTHER_TREE = Frontier()
+OTHER_TREE.extend([leaf_hash(b"not in the log")] * 5)  # as many as the log has
 
 
 @pytest.fixture(params=["process", "thread"])
@@ -269,10 +272,11 @@ async def test_a_ledger_with_records_never_gets_a_new_key(settings: AuditSetting
         "UPDATE head SET checkpoint = replace(checkpoint, char(10, 53, 10), char(10, 52, 10))",
         "UPDATE head SET frontier = zeroblob(40)",
         "UPDATE head SET frontier = x'00'",
+        f"UPDATE head SET frontier = x'{OTHER_TREE.pack().hex()}'",
         "DELETE FROM head",
+        "DELETE FROM log",
         "DELETE FROM log WHERE idx = (SELECT max(idx) FROM log)",
         "UPDATE log SET body = x'7b7d' WHERE idx = (SELECT max(idx) FROM log)",
-        "DROP TABLE head",
     ],
 )
 async def test_a_ledger_whose_head_is_not_ours_is_not_continued(settings: AuditSettings, statement: str) -> None:
@@ -282,6 +286,15 @@ async def test_a_ledger_whose_head_is_not_ours_is_not_continued(settings: AuditS
     await ledger.close()
     with sqlite3.connect(settings.path) as connection:
         connection.execute(statement)
+    connection.close()
+    with pytest.raises(LedgerCorrupt):
+        await reopened(settings)
+
+
+async def test_a_ledger_without_a_head_is_not_continued(settings: AuditSettings) -> None:
+    await (await reopened(settings)).close()
+    with sqlite3.connect(settings.path) as connection:
+        connection.execute("DROP TABLE head")
     connection.close()
     with pytest.raises(AuditError):
         await reopened(settings)
