@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from audit.commands import audit
+from controlplane.approval_commands import approvals
 from controlplane.cost.commands import costs
 from controlplane.doctor import doctor
 from controlplane.drift_commands import drift
@@ -47,7 +48,7 @@ def gateway(config: Path) -> None:
         raise click.ClickException("\n".join(error.problems)) from error
 
 
-for command in (audit, costs, doctor, drift, models, monitor_command, policy, token, vllm, worker_command):
+for command in (approvals, audit, costs, doctor, drift, models, monitor_command, policy, token, vllm, worker_command):
     main.add_command(command)
 
 

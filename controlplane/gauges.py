@@ -10,6 +10,8 @@ import anyio
 
 from audit import SqliteLedger
 from controlplane.adapting import Adapting
+from controlplane.approvals import Book
+from controlplane.approvals import State as Waiting
 from controlplane.fleet import Fleet
 from controlplane.observations import Observations
 from controlplane.policy import BundlePolicy
@@ -30,6 +32,7 @@ class Gauges:
     adapting: Adapting
     observations: Observations
     answers: MemoryStore
+    approvals: Book
     wall_clock: Callable[[], float]
     _revision: str = ""
     _error: str = ""
@@ -53,6 +56,7 @@ class Gauges:
         self.adapting.report()
         self._report_watching()
         self.metrics.observe_response_cache_bytes(self.answers.size_bytes)
+        self._report_approvals()
         self.metrics.observe_ledger_queue(self.ledger.waiting)
         await self.ledger.probe()
         self.metrics.observe_checkpoint(tree_size=self.ledger.head.size, now_s=self.wall_clock())
@@ -68,6 +72,11 @@ class Gauges:
                 waiting=status.waiting,
                 kv_ratio=status.kv_ratio,
             )
+
+    def _report_approvals(self) -> None:
+        now_s = self.wall_clock()
+        waiting = [each for each in self.approvals.standing(now_s) if each.state is Waiting.WAITING]
+        self.metrics.observe_approvals_waiting(len(waiting), now_s - waiting[0].asked_s if waiting else 0.0)
 
     def _report_watching(self) -> None:
         self.metrics.observe_observations_unread(self.observations.unread_s)

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import click
 
+from controlplane.operator_api import Api, gateway_url, operator_token
 from controlplane.settings_file import GATEWAY_CONFIG
 
-TIMEOUT_S = 120.0  # a large model takes its time to load
-NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-_url = click.option(
-    "--url",
-    default="http://127.0.0.1:8080",
-    show_default=True,
-    envvar="CONTROLPLANE_URL",
-    help="Where the gateway's operator API is.",
-)
-_token = click.option(
-    "--token-file",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    required=True,
-    envvar="CONTROLPLANE_TOKEN_FILE",
-    help="File with an operator's token; see `controlplane token`.",
-)
 _model = click.argument("model")
 _version = click.argument("version", type=click.IntRange(min=1))
 _percent = click.argument("percent", type=click.IntRange(0, 100))
@@ -42,58 +22,11 @@ def _change(command: Callable[..., None]) -> Callable[..., None]:
     """What every change is told besides itself."""
     key = click.option("--key", default="", help="The same key again means the same change again.")
     reason = click.option("--reason", required=True, help="Why, in a sentence; kept in the ledger.")
-    return _url(_token(reason(key(command))))
+    return gateway_url(operator_token(reason(key(command))))
 
 
-@dataclass(frozen=True, slots=True)
-class Api:
-    url: str
-    token_file: Path
-
-    def ask(self, path: str, field: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The answer, which has ``field``. Raises ``click.ClickException`` with the gateway's own words."""
-        token = _token_in(self.token_file)
-        try:
-            request = urllib.request.Request(  # noqa: S310  the operator names the address
-                self.url.rstrip("/") + path,
-                data=None if body is None else json.dumps(body).encode(),
-                headers={"authorization": f"Bearer {token}", "content-type": "application/json"},
-            )
-            with NO_PROXY.open(request, timeout=TIMEOUT_S) as reply:
-                answer = json.load(reply)
-        except urllib.error.HTTPError as error:
-            raise click.ClickException(_words(error)) from None
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise click.ClickException(f"no answer from {self.url}: {error}") from None
-        if not isinstance(answer, dict) or field not in answer:
-            raise click.ClickException(f"no answer from {self.url}: what answers there is no gateway")
-        return answer
-
-    def change(self, model: str, word: str, **body: Any) -> None:
-        self.tell(f"/api/models/{quote(model)}/{word}", body)
-
-    def tell(self, path: str, body: Mapping[str, Any]) -> None:
-        said = self.ask(path, "ledger_index", body)
-        click.echo(f"done; ledger entry {said['ledger_index']} ({said['event_id']})")
-
-
-def _token_in(path: Path) -> str:
-    """Raises ``click.ClickException``, which never says what stands there."""
-    try:
-        token = path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        token = ""
-    if not token or not token.isprintable() or " " in token:
-        raise click.ClickException(f"{path} does not hold a token, one line and nothing else; see `controlplane token`")
-    return token
-
-
-def _words(error: urllib.error.HTTPError) -> str:
-    try:
-        problem = json.load(error)
-        return f"{error.code} {problem['reason']}: {problem['detail']}"
-    except (ValueError, KeyError, TypeError):
-        return f"{error.code} {error.reason}"
+def _tell(api: Api, model: str, word: str, **body: Any) -> None:
+    api.tell(f"/api/models/{quote(model)}/{word}", body)
 
 
 @click.group()
@@ -102,8 +35,8 @@ def models() -> None:
 
 
 @models.command("list")
-@_url
-@_token
+@gateway_url
+@operator_token
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 def list_command(url: str, token_file: Path, *, as_json: bool) -> None:
     """Show models with versions, labels, canary, shadow and replicas."""
@@ -135,7 +68,7 @@ def _lines(model: Mapping[str, Any]) -> list[str]:
 @_change
 def load_command(*, model: str, version: int, url: str, token_file: Path, **why: str) -> None:
     """Serve VERSION of MODEL beside what is served; nobody is sent there."""
-    Api(url, token_file).change(model, "load", version=version, **why)
+    _tell(Api(url, token_file), model, "load", version=version, **why)
 
 
 @models.command("unload")
@@ -144,7 +77,7 @@ def load_command(*, model: str, version: int, url: str, token_file: Path, **why:
 @_change
 def unload_command(*, model: str, version: int, url: str, token_file: Path, **why: str) -> None:
     """Stop serving VERSION of MODEL, after the calls that are under way."""
-    Api(url, token_file).change(model, "unload", version=version, **why)
+    _tell(Api(url, token_file), model, "unload", version=version, **why)
 
 
 @models.command("label")
@@ -154,7 +87,7 @@ def unload_command(*, model: str, version: int, url: str, token_file: Path, **wh
 @_change
 def label_command(*, model: str, label: str, version: int, url: str, token_file: Path, **why: str) -> None:
     """Make LABEL of MODEL mean VERSION. The label `stable` is what everybody gets."""
-    Api(url, token_file).change(model, "labels", label=label, version=version, **why)
+    _tell(Api(url, token_file), model, "labels", label=label, version=version, **why)
 
 
 @models.command("canary")
@@ -164,7 +97,7 @@ def label_command(*, model: str, label: str, version: int, url: str, token_file:
 @_change
 def canary_command(*, model: str, version: int, percent: int, url: str, token_file: Path, **why: str) -> None:
     """Give PERCENT of the agents VERSION of MODEL; 0 ends it."""
-    Api(url, token_file).change(model, "canary", version=version, percent=percent, **why)
+    _tell(Api(url, token_file), model, "canary", version=version, percent=percent, **why)
 
 
 @models.command("shadow")
@@ -174,7 +107,7 @@ def canary_command(*, model: str, version: int, percent: int, url: str, token_fi
 @_change
 def shadow_command(*, model: str, version: int, percent: int, url: str, token_file: Path, **why: str) -> None:
     """Copy PERCENT of the predictions to VERSION of MODEL and compare; 0 ends it."""
-    Api(url, token_file).change(model, "shadow", version=version, percent=percent, **why)
+    _tell(Api(url, token_file), model, "shadow", version=version, percent=percent, **why)
 
 
 @models.command("rollback")
@@ -182,7 +115,7 @@ def shadow_command(*, model: str, version: int, percent: int, url: str, token_fi
 @_change
 def rollback_command(*, model: str, url: str, token_file: Path, **why: str) -> None:
     """Give everybody the version of MODEL that was stable before. Ends canary and shadow."""
-    Api(url, token_file).change(model, "rollback", **why)
+    _tell(Api(url, token_file), model, "rollback", **why)
 
 
 @models.command("release")
@@ -191,7 +124,7 @@ def rollback_command(*, model: str, url: str, token_file: Path, **why: str) -> N
 @_change
 def release_command(*, model: str, version: int, url: str, token_file: Path, **why: str) -> None:
     """Let go of the hold that drift left on VERSION of MODEL when another was promoted."""
-    Api(url, token_file).change(model, "release", version=version, **why)
+    _tell(Api(url, token_file), model, "release", version=version, **why)
 
 
 @models.command("review")

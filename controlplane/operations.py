@@ -9,6 +9,7 @@ from typing import Any
 from audit import LedgerReader, LedgerReceipt, SqliteLedger
 from controlplane.calls import Call, Principal, new_call_id
 from controlplane.clock import Clock
+from controlplane.console.approval_views import ApprovalControl
 from controlplane.console.behaviour_views import BehaviourControl
 from controlplane.console.cost_views import CostsView
 from controlplane.console.drift_views import DriftView
@@ -63,6 +64,7 @@ class Operations:
     adaptation: AdaptationControl | None = None
     behaviour: BehaviourControl | None = None
     playbooks: PlaybooksView | None = None
+    approvals: ApprovalControl | None = None
     learn: Callable[[Sequence[OutcomeLabel]], None] = lambda _labels: None
 
     def ports(self) -> ConsolePorts:
@@ -85,6 +87,7 @@ class Operations:
             adaptation=self.adaptation,
             behaviour=self.behaviour,
             playbooks=self.playbooks,
+            approvals=self.approvals,
         )
 
     def _take_outcomes(self, labels: Sequence[OutcomeLabel]) -> None:

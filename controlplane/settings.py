@@ -19,6 +19,7 @@ from pydantic_settings import SettingsError as EnvironmentError_
 from audit import AuditSettings
 from controlplane.adaptation.settings import AdaptationSettings
 from controlplane.admission.settings import AdmissionSettings
+from controlplane.approvals import ApprovalSettings
 from controlplane.behaviour.settings import BehaviourSettings
 from controlplane.console.settings import ConsoleSettings
 from controlplane.cost.settings import CostSettings
@@ -152,6 +153,7 @@ class Settings(BaseSettings):
     admission: AdmissionSettings = AdmissionSettings()
     adaptation: AdaptationSettings = AdaptationSettings()
     behaviour: BehaviourSettings = BehaviourSettings()
+    approvals: ApprovalSettings = ApprovalSettings()
     healing: PlaybookSettings = PlaybookSettings()
     registry: Path | None = Field(None, description="YAML file of tools and MCP servers; none: there are none.")
     backends: dict[str, AnyBackend] = Field(

@@ -19,6 +19,8 @@ from starlette.types import ASGIApp
 from audit import AuditUnavailable, Commitments, LedgerReader, SqliteLedger, load_commitment_key
 from controlplane.adaptation import isolate
 from controlplane.adapting import Adapting
+from controlplane.approval_desk import ApprovalDesk, recall
+from controlplane.approvals import Book
 from controlplane.behaviour import Behaving, Finding, Keeper, Oversight, Remembering, Watch
 from controlplane.behaviour_desk import BehaviourDesk, words_in
 from controlplane.choosing import Choosing
@@ -27,6 +29,7 @@ from controlplane.console.api import build as console
 from controlplane.drift_desk import DriftDesk
 from controlplane.fleet import Fleet
 from controlplane.gateway import edge, health
+from controlplane.gateway.approval import Append, KeepApprovals
 from controlplane.gateway.discharges import discharges
 from controlplane.gateway.dispatch import ByKind, ByName
 from controlplane.gateway.doors import anthropic, openai
@@ -102,6 +105,7 @@ class ControlPlane:
         self.identity = TokenIdentity(self.identity_settings, wall_clock=self.clock.wall)
         self.registry = load_registry(settings.registry) if settings.registry else Registry()
         self.obligations = obligations or discharges(RateLimit(settings.limits.max_counters), self.clock.monotonic)
+        self.approvals = Book(settings.approvals)
         self.watch = Watch(settings.behaviour, lambda: self.policy.bundle, self._behaved)
         self.grpc_port = 0
 
@@ -188,6 +192,7 @@ class ControlPlane:
             adapting=self.adapting,
             observations=self.observations,
             answers=self.answers.memory,
+            approvals=self.approvals,
             wall_clock=self.clock.wall,
         )
 
@@ -275,6 +280,12 @@ class ControlPlane:
         stack.callback(keeper.save)
         tasks.start_soon(keeper.keep)
 
+    async def _approving(self, commit: Commitments, append: Append) -> KeepApprovals:
+        reader, now_s = LedgerReader(self.settings.audit.path), self.clock.wall()
+        await anyio.to_thread.run_sync(recall, self.approvals, reader, now_s)
+        shown_bytes, told = self.settings.approvals.shown_bytes, self.metrics.observe_approval
+        return KeepApprovals(self.approvals, commit, append, shown_bytes, self.clock.wall, told)
+
     async def _choices(self, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup) -> None:
         self.choosing = Choosing(
             self.settings.selection,
@@ -314,6 +325,7 @@ class ControlPlane:
             choose=self.choosing.choice.choose,
             price=self.spending.prices,
             budget=self.spending.keeper,
+            approvals=await self._approving(commit, ledger.append),
             wall_clock=self.clock.wall,
             monotonic=self.clock.monotonic,
         )
@@ -408,6 +420,7 @@ class ControlPlane:
             adaptation=AdaptationShown(self.adapting, self.policy),
             behaviour=BehaviourDesk(self.oversight, self.clock.wall),
             playbooks=PlaybooksShown(self.playbooks),
+            approvals=ApprovalDesk(self.approvals, self.policy, self.ledger.append, self.clock.wall, self.metrics),
         )
         return console(operations.ports(), self.settings.console, monotonic=self.clock.monotonic)
 

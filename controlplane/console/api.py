@@ -19,6 +19,8 @@ from audit import MAX_INTEGER, AuditUnavailable
 from controlplane.calls import Principal
 from controlplane.console.adapters import AdaptersApi
 from controlplane.console.agent_words import AgentWords
+from controlplane.console.approval_pages import ApprovalPages
+from controlplane.console.approvals import ApprovalsApi
 from controlplane.console.behaviour import BehaviourApi
 from controlplane.console.behaviour_pages import BehaviourPages
 from controlplane.console.calls import CallHistory, CallPage, CallView, tenant_of
@@ -185,6 +187,8 @@ def build(
         app.include_router(BehaviourApi(AgentWords(ports.behaviour, changes, ports.sees)).router())
     if ports.playbooks is not None:
         app.include_router(PlaybooksApi(ports.playbooks).router())
+    if ports.approvals is not None:
+        app.include_router(ApprovalsApi(ports.approvals).router())
     app.router.routes.extend(_pages(ports, changes, guard, settings, app.openapi))
     for known in (ConsoleError, AuditUnavailable, RequestValidationError, HTTPException):
         app.add_exception_handler(known, _answer_problem)
@@ -197,6 +201,7 @@ def _pages(
     ports: ConsolePorts, changes: Changes, guard: Guard, settings: ConsoleSettings, describe: Callable[[], Any]
 ) -> list[BaseRoute]:
     links = {"/console": "Overview", "/console/models": "Models", "/console/reviews": "Reviews"}
+    links |= {"/console/approvals": "Approvals"} if ports.approvals is not None else {}
     links |= {"/console/adaptation": "Adaptation"} if ports.adaptation is not None else {}
     links |= {"/console/playbooks": "Playbooks"} if ports.playbooks is not None else {}
     links |= {"/console/behaviour": "Behaviour"} if ports.behaviour is not None else {}
@@ -210,6 +215,8 @@ def _pages(
         routes += BehaviourPages(words, ports.ledger, frame).routes()
     if ports.playbooks is not None:
         routes += PlaybookPages(ports.playbooks, ports.ledger, frame).routes()
+    if ports.approvals is not None:
+        routes += ApprovalPages(ports.approvals, frame).routes()
     return routes
 
 

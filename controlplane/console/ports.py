@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from audit import LedgerHead, LedgerReceipt, Record, RecordReader
 from controlplane.calls import Principal, RuleRef
+from controlplane.console.approval_views import ApprovalControl
 from controlplane.console.behaviour_views import BehaviourControl
 from controlplane.console.cost_views import CostsView
 from controlplane.console.drift_views import DriftView
@@ -300,3 +301,4 @@ class ConsolePorts:
     adaptation: AdaptationControl | None = None
     behaviour: BehaviourControl | None = None
     playbooks: PlaybooksView | None = None
+    approvals: ApprovalControl | None = None

@@ -27,6 +27,11 @@ def tone(state: str) -> str:
     return TONES.get(str(state), "")
 
 
+def lines(text: str) -> str:
+    """Text of several lines, each as ``visible`` shows it."""
+    return "\n".join(visible(line) for line in text.split("\n"))
+
+
 def clock(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%H:%M:%S")
 
@@ -105,6 +110,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "fact": fact,
     "fact_name": fact_name,
     "plain": visible,
+    "lines": lines,
     "ms": milliseconds,
     "tone": tone,
     "short": short,

@@ -6,6 +6,7 @@
     priority    {level}                how urgent the call is where it has to queue; 0 is the most urgent, 9 the least
     cache       {ttl_s, any}           the answer may be saved and given again for so long
     budget      {limits: […]}          there is money left for the call; see ``gateway/budget.py``
+    require_approval  {approvers, …}   people have agreed to exactly this call; see ``gateway/approval.py``
 
 Fails closed: what cannot be applied to a call denies it.
 """
@@ -77,6 +78,7 @@ def discharges(limit: RateLimit, monotonic: Callable[[], float] = time.monotonic
             "priority": met_later,
             "cache": met_later,
             "budget": met_later,
+            "require_approval": met_later,
         },
         after={"redact": redact_reply},
     )
@@ -84,7 +86,7 @@ def discharges(limit: RateLimit, monotonic: Callable[[], float] = time.monotonic
 
 def met_later(principal: Principal, call: Call, obligation: Obligation) -> Call:  # noqa: ARG001  same shape for all
     """``priority`` and ``cache`` are met where the request for the backend is made (``dispatch.request_for``); a budget
-    by ``Gateway.budget``, which denies when there is none.
+    by ``Gateway.budget``, an approval by ``Gateway.approvals``, which deny when there is none.
     """
     return call
 

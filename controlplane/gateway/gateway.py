@@ -29,8 +29,9 @@ from inference.errors import BackendError, BackendTimeout
 from inference.leaving import leave
 from inference.whole import Whole
 
-BUDGET = "budget"
-"""The one duty that is met after all others: it looks at the call as they have shaped it, and may have to wait."""
+BUDGET, APPROVAL = "budget", "require_approval"
+"""The duties that are met after all others, in this order: they look at the call as those have shaped it, and may have
+to wait. Nobody is asked to approve what cannot be paid."""
 
 
 class Denied(Exception):
@@ -104,15 +105,38 @@ class NoBudget:
     """Nobody counts money here, so a rule that sets a budget allows nothing."""
 
     async def hold(self, decision: Decision, principal: Principal, call: Call) -> Decision:  # noqa: ARG002  protocol
-        if decision.permits and any(each.name == BUDGET for each in decision.obligations):
-            return replace(decision, effect=Effect.DENY, reason="unknown_obligation")
-        return decision
+        return without(BUDGET, decision)
 
     def give_back(self, decision: Decision, principal: Principal) -> None:
         """Nothing was held."""
 
 
-NO_BUDGET = NoBudget()
+class Approvals(Protocol):
+    """What people have agreed to."""
+
+    async def hold(self, decision: Decision, principal: Principal, call: Call) -> Decision:
+        """An allow with the approval that this call has used up, or a deny that says whom to ask.
+
+        Raises ``AuditUnavailable``: an approval that cannot be recorded as used is not used.
+        """
+        ...
+
+
+class NoApprovals:
+    """Nobody can be asked here, so a rule that wants an approval allows nothing."""
+
+    async def hold(self, decision: Decision, principal: Principal, call: Call) -> Decision:  # noqa: ARG002  protocol
+        return without(APPROVAL, decision)
+
+
+def without(duty: str, decision: Decision) -> Decision:
+    """The decision where nobody can meet this duty."""
+    if decision.permits and any(each.name == duty for each in decision.obligations):
+        return replace(decision, effect=Effect.DENY, reason="unknown_obligation")
+    return decision
+
+
+NO_BUDGET, NO_APPROVALS = NoBudget(), NoApprovals()
 
 
 def as_asked(principal: Principal, call: Call) -> Call:  # noqa: ARG001  the shape of every choice
@@ -138,6 +162,7 @@ class Gateway:
     choose: Callable[[Principal, Call], Call] = as_asked
     price: Callable[[Admission, Outcome], Mapping[str, int]] = free
     budget: Budget = NO_BUDGET
+    approvals: Approvals = NO_APPROVALS
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 
@@ -163,11 +188,13 @@ class Gateway:
         decision, call = self.obligations.meet(decision, principal, call)
         decision = await self.budget.hold(decision, principal, call)
         try:
+            decision = await self.approvals.hold(decision, principal, call)
             receipt = await self.ledger.record_intent(call, principal, decision)
         except BaseException:
             self.budget.give_back(decision, principal)
             raise
         if not decision.permits:
+            self.budget.give_back(decision, principal)  # there was room, and nobody has approved it
             self.observer.refused(call, principal, decision, receipt)
             raise Denied(decision, receipt)
         admission = Admission(call, principal, decision, receipt, arrived_at_s, self.monotonic())

@@ -12,7 +12,7 @@ from typing import Any
 
 from audit import AuditUnavailable, RecordRefused
 from controlplane.calls import Decision, Receipt
-from controlplane.gateway.gateway import Denied
+from controlplane.gateway.gateway import APPROVAL, Denied
 from controlplane.gateway.hygiene import BodyTooLarge
 from controlplane.identity.errors import IdentityUnavailable, Unauthenticated
 from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout
@@ -28,7 +28,8 @@ BUSY_REASONS = frozenset(
     }
 )
 STEP_UP = "step_up_required"
-TOLD_WITH = {"budget_exhausted": "budget", STEP_UP: "step_up"}
+ASKED = "approval_required"
+TOLD_WITH = {"budget_exhausted": "budget", STEP_UP: "step_up", ASKED: APPROVAL, "approval_refused": APPROVAL}
 """Reasons whose refusal says more: the duty that stands beside the decision."""
 UNREACHED = "the backend cannot be reached"
 TOLD_INSTEAD = {
@@ -137,11 +138,21 @@ def _refusal(error: Denied) -> Problem:
         status=status,
         kind=kind,
         reason=decision.reason,
-        detail=f"refused{rule}: {decision.reason} (ledger entry {receipt.index})",
+        detail=f"refused{rule}: {decision.reason} (ledger entry {receipt.index})" + advice(decision),
         decision=decision,
         receipt=receipt,
         retry_after_s=decision.retry_after_s,
     )
+
+
+def advice(decision: Decision) -> str:
+    """What an agent can do about a refusal that people can lift; "" for any other."""
+    duty = next((each for each in decision.obligations if each.name == APPROVAL), None)
+    if duty is None or decision.reason != ASKED:
+        return ""
+    who = " and ".join(f"{each['people']} with role {each['by']}" for each in duty.parameters["approvers"])
+    question = duty.parameters["id"]
+    return f". People must approve this call ({who}); repeat it unchanged when they have. Question {question}"
 
 
 def _backend_problem(error: BackendError) -> Problem:

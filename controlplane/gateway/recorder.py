@@ -9,7 +9,7 @@ from typing import Any
 
 from audit import Ledger, RecordRefused
 from controlplane.calls import Call, Decision, Principal, Receipt, new_call_id
-from controlplane.gateway.gateway import Admission
+from controlplane.gateway.gateway import APPROVAL, Admission
 from controlplane.gateway.outcome import Outcome
 from controlplane.telemetry.context import is_well_formed
 from inference.backend import Usage
@@ -85,13 +85,19 @@ def action_facts(call: Call, commitment: str) -> dict[str, Any]:
 def decision_facts(decision: Decision) -> dict[str, Any]:
     return {
         "effect": str(decision.effect),
-        "gate": "auto" if decision.permits else "blocked",
+        "gate": gate_of(decision),
         "reason": decision.reason,
         "policy": {"revision": decision.revision},
         "rules": [{"id": rule.id, "source": rule.source} for rule in decision.rules],
         "obligations": [{"name": o.name, "parameters": {**o.parameters}} for o in decision.obligations],
         "eval_us": decision.eval_us,
     }
+
+
+def gate_of(decision: Decision) -> str:
+    if not decision.permits:
+        return "blocked"
+    return "approval" if any(each.name == APPROVAL for each in decision.obligations) else "auto"
 
 
 def outcome_facts(outcome: Outcome, commitment: str) -> dict[str, Any]:

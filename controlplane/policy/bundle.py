@@ -113,6 +113,7 @@ class _Builder:
     problems: list[Problem] = field(default_factory=list)
     rules: dict[str, Rule] = field(default_factory=dict)
     roles: dict[str, tuple[str, ...]] = field(default_factory=dict)  # role -> roles it includes
+    approvers: list[tuple[str, str]] = field(default_factory=list)  # where a role is named that approves
     schema: Schema = field(default_factory=Schema)
     catalogue: Catalogue = field(default_factory=Catalogue)
 
@@ -124,6 +125,7 @@ class _Builder:
         self._guards()
         for document, tenant in tenants:
             self._tenant_rules(document, tenant)
+        self._approvers()
         directory, adaptation, watched = self._directory(tenants), self._adaptation(), self._behaviour()
         model = self._model()
         if self.problems:
@@ -200,6 +202,12 @@ class _Builder:
         for role, included in self.roles.items():
             for unknown in set(included) - set(self.roles):
                 self._problem(f"roles/{role}.yaml:1", f"includes unknown role {unknown!r}")
+
+    def _approvers(self) -> None:
+        """What only people of an unknown role may approve, nobody can."""
+        for source, role in self.approvers:
+            if role not in self.roles:
+                self._problem(source, f"approval by unknown role {role!r}")
 
     def _guards(self) -> None:
         for document, file in self._shaped("global/", sources.GuardFile):
@@ -319,7 +327,10 @@ class _Builder:
         for index, entry in enumerate(shape.oblige):
             for name, parameters in entry.items():
                 try:
-                    found.append(parse_obligation(name, parameters))
+                    duty = parse_obligation(name, parameters)
+                    found.append(duty)
+                    source = document.source((*path, "oblige", index))
+                    self.approvers += [(source, each["by"]) for each in duty.parameters.get("approvers", ())]
                 except KeyError:
                     self._problem(document.source((*path, "oblige", index)), f"unknown obligation {name!r}")
                 except ValidationError as error:

@@ -13,7 +13,7 @@ from controlplane.policy.documents import BundleError, Problem
 from controlplane.policy.grammar import Literal
 from controlplane.policy.index import Patterns
 from controlplane.policy.model import read_model
-from controlplane.policy.rules import ANYONE, ANYWHERE, Rule
+from controlplane.policy.rules import ANYONE, ANYWHERE, Rule, role_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ def _warnings(bundle: Bundle) -> Iterator[Problem]:
         if rule.condition.node == Literal(value=False):
             yield Problem(rule.ref.source, f"{rule.ref.id} never holds")
         yield from _uncatalogued(bundle, rule)
+        yield from _unapprovable(bundle, rule)
     yield from behaviour.warnings(bundle.behaviour, bundle.catalogue)
     for over, under in _covered(rules):
         if over.effect == "deny" and under.effect == "allow":
@@ -73,6 +74,19 @@ def _uncatalogued(bundle: Bundle, rule: Rule) -> Iterator[Problem]:
         is_thing = len(pattern.segments) > 1 and pattern.segments[0] in ("model", "tool", "mcp")
         if pattern.is_literal and is_thing and bundle.catalogue.entry(pattern.text) is None:
             yield Problem(rule.ref.source, f"{rule.ref.id} names {pattern.text}, which the catalogue does not have")
+
+
+def _unapprovable(bundle: Bundle, rule: Rule) -> Iterator[Problem]:
+    """A rule that needs the agreement of more people than its tenants have."""
+    names = bundle.directory.holds
+    reached = {tenant for (tenant, _), held in names.items() if not held.isdisjoint(rule.subjects)}
+    needed = [each for duty in rule.obligations for each in duty.parameters.get("approvers", ())]
+    for approver in needed:
+        for tenant in sorted(reached if rule.domain == ANYWHERE else {rule.domain}):
+            there = sum(role_name(approver["by"]) in held for (where, _), held in names.items() if where == tenant)
+            if there < approver["people"]:
+                missing = f"{approver['people']} with role {approver['by']} must approve, and {tenant} has {there}"
+                yield Problem(rule.ref.source, f"{rule.ref.id}: {missing}")
 
 
 def _covered(rules: list[Rule]) -> Iterator[tuple[Rule, Rule]]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from controlplane.calls import Obligation
+from controlplane.policy.sources import NAME_PATTERN
 
 MICRO = 1_000_000
 LARGEST = 2**53 - 1  # the largest integer that the ledger takes, and every duty goes there
@@ -60,6 +61,20 @@ class Budget(_Duty):
         return {"limits": [limit]}
 
 
+class RequireApproval(_Duty):
+    """People must have agreed to exactly this call. Every role that any rule names must have agreed."""
+
+    by: str = Field(pattern=NAME_PATTERN, description="The role, in the agent's tenant, of those who may agree.")
+    people: int = Field(default=1, ge=1, le=5, description="How many people must agree.")
+    ttl_s: int = Field(
+        default=900, ge=60, le=7 * 24 * 3600, description="Seconds that the question stands, and then its answer."
+    )
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"approvers": [{"by": self.by, "people": self.people}], "ttl_s": self.ttl_s}
+
+
 Sort = Literal["card", "iban", "email", "phone"]
 
 
@@ -74,6 +89,7 @@ DUTIES: dict[str, type[_Duty]] = {
     "redact": Redact,
     "priority": Priority,
     "cache": Cache,
+    "require_approval": RequireApproval,
     "budget": Budget,
 }
 
@@ -117,6 +133,14 @@ def _budgets(said: Said) -> list[dict[str, Any]]:
     return [{"limits": limits}]
 
 
+def _approvals(said: Said) -> list[dict[str, Any]]:
+    most: dict[str, int] = {}
+    for approver in (approver for one in said for approver in one["approvers"]):
+        most[approver["by"]] = max(approver["people"], most.get(approver["by"], 1))
+    approvers = [{"by": role, "people": people} for role, people in sorted(most.items())]
+    return [{"approvers": approvers, "ttl_s": min(one["ttl_s"] for one in said)}]
+
+
 def _masks(said: Said) -> list[dict[str, Any]]:
     masked = {way: sorted({sort for one in said for sort in one[way]}) for way in ("in", "out")}
     return [masked] if any(masked.values()) else []
@@ -128,5 +152,6 @@ MERGES: dict[str, Callable[[Said], list[dict[str, Any]]]] = {
     "max_tokens": lambda said: [{"max": min(one["max"] for one in said)}],
     "redact": _masks,
     "cache": lambda said: [{"ttl_s": min(one["ttl_s"] for one in said), "any": all(one["any"] for one in said)}],
+    "require_approval": _approvals,
     "budget": _budgets,
 }

@@ -25,6 +25,15 @@ ROW = Row(
             ),
         ),
         Panel(
+            "Approvals by people",
+            "Calls that wait for people now, and what happens to such calls.",
+            "short",
+            (
+                ("sum(controlplane_approvals_waiting)", "waiting"),
+                ("sum by (event) (increase(controlplane_approvals_total[$__rate_interval]))", "{{event}}"),
+            ),
+        ),
+        Panel(
             "Policy in force",
             "Gateways by revision. More than one for long means that a gateway did not reload.",
             "short",

@@ -185,13 +185,19 @@ class Gate:
         return self.plane.ledger.read(after=self.since, kinds=CALL_KINDS)
 
 
+NOTHING = Obligations({})
+
+
 @asynccontextmanager
-async def running(world: World) -> AsyncGenerator[Gate]:
-    """The gateway, wired as in production, on ports of its own. Its ledger is verified at the end."""
+async def running(world: World, obligations: Obligations | None = NOTHING) -> AsyncGenerator[Gate]:
+    """The gateway, wired as in production, on ports of its own. Its ledger is verified at the end.
+
+    It can meet no obligation at all, or (None) those that it meets in production.
+    """
     if not world.ledger.exists():
         await world.begin_ledger()
     async with AsyncExitStack() as stack:
-        plane = await stack.enter_async_context(ControlPlane(world.settings(), obligations=Obligations({})))
+        plane = await stack.enter_async_context(ControlPlane(world.settings(), obligations=obligations))
         port = await stack.enter_async_context(listening(plane.app))
         if world.backend_is_up:
             with anyio.fail_after(PATIENCE_S):

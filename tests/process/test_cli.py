@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from controlplane.cli import main
 
 GROUPS = {
+    "approvals": "list approve refuse",
     "drift": "status report replay",
     "vllm": "render serve",
     "audit": "verify show tail",

@@ -35,7 +35,7 @@ from starlette.responses import JSONResponse, Response
 from controlplane.calls import Call, Principal, new_call_id
 from controlplane.gateway.dispatch import masks_of
 from controlplane.gateway.gateway import Admission
-from controlplane.gateway.problems import BadRequest, Problem
+from controlplane.gateway.problems import BadRequest, Problem, advice
 from controlplane.telemetry.context import BAGGAGE, TRACEPARENT, TRACESTATE, forwarded
 from controlplane.tools.mcp_handles import UNKNOWN_SESSION, UNKNOWN_TASK, McpHandles
 from controlplane.tools.mcp_message import (
@@ -295,7 +295,7 @@ def denied_result(problem: Problem, message: McpMessage) -> dict[str, Any]:
     decision, receipt = problem.decision, problem.receipt
     rule = f" {decision.rules[0].id}" if decision is not None and decision.rules else ""
     written = f" decision {receipt.event_id}" if receipt is not None else ""
-    text = f"Denied by policy{rule}: {problem.reason}.{written}"
+    text = f"Denied by policy{rule}: {problem.reason}.{written}" + (advice(decision) if decision is not None else "")
     era = {"resultType": "complete"} if message.is_modern else {}
     facts = {META_KEY: {"reason": problem.reason, **problem.facts()}}
     return {"content": [{"type": "text", "text": text}], "isError": True, "_meta": facts, **era}

@@ -26,6 +26,13 @@ class PolicyMetrics(Inventory):
         self._rate_limited = self._counter(
             "rate_limited_total", "Calls refused by a limit or budget.", "tenant", "limit"
         )
+        self._approvals = self._counter(
+            "approvals_total", "Approvals by what happened: asked, given, refused, used, crowded.", "event"
+        )
+        self._approvals_waiting = self._gauge("approvals_waiting", "Calls that wait for people to approve them.")
+        self._approvals_oldest = self._gauge(
+            "approvals_oldest_wait_seconds", "How long the oldest of these has waited; 0 without any."
+        )
 
     def observe_decision(self, *, effect: str, reason: str, duration_s: float) -> None:
         try:
@@ -37,6 +44,15 @@ class PolicyMetrics(Inventory):
     @fails_open
     def observe_rate_limited(self, *, tenant: str, limit: str) -> None:
         self._rate_limited.child(tenant, limit).inc()
+
+    @fails_open
+    def observe_approval(self, event: str) -> None:
+        self._approvals.child(event).inc()
+
+    @fails_open
+    def observe_approvals_waiting(self, waiting: int, oldest_wait_s: float) -> None:
+        self._approvals_waiting.child().set(waiting)
+        self._approvals_oldest.child().set(oldest_wait_s)
 
     @fails_open
     def observe_policy_loaded(self, *, revision: str, now_s: float) -> None:

@@ -43,6 +43,7 @@ def write_rule(folder: Folder, more: str = "", **fields: str) -> None:
         ({"when": "r.act in r.sub.kind"}, 7, "no list"),
         ({"when": "5 in r.obj.sensitivity"}, 7, "no list"),
         ({"more": "    oblige: [{fly: {high: 1}}]\n"}, 8, "unknown obligation 'fly'"),
+        ({"more": "    oblige: [{require_approval: {by: boss}}]\n"}, 8, "approval by unknown role 'boss'"),
         ({"more": "    oblige: [{max_tokens: {max: 0}}]\n"}, 8, "greater than 0"),
         ({"more": "    oblige: [{max_tokens: {max: '5'}}]\n"}, 8, "valid integer"),
         ({"more": "    oblige: [{redact: {inn: [card]}}]\n"}, 8, "inn"),

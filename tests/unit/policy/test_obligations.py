@@ -69,6 +69,17 @@ def test_every_budget_holds_and_of_two_for_the_same_spending_the_smaller() -> No
     ]
 
 
+def test_everybody_whom_any_rule_names_must_agree_and_in_the_shortest_time() -> None:
+    duties = [
+        parse_obligation("require_approval", {"by": "legal", "ttl_s": 3600}),
+        parse_obligation("require_approval", {"by": "boss", "people": 2, "ttl_s": 600}),
+        parse_obligation("require_approval", {"by": "boss"}),
+    ]
+    wanted = {"approvers": [{"by": "boss", "people": 2}, {"by": "legal", "people": 1}], "ttl_s": 600}
+    assert strictest(duties) == (Obligation("require_approval", wanted),)
+    assert strictest(reversed(duties)) == strictest(duties)
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
@@ -82,6 +93,11 @@ def test_every_budget_holds_and_of_two_for_the_same_spending_the_smaller() -> No
         ("budget", {"key": "subject", "per": "week", "max_usd": 1}),
         ("budget", {"key": "subject", "per": "day", "max_usd": -1}),
         ("budget", {"key": "subject", "per": "day"}),
+        ("require_approval", {}),
+        ("require_approval", {"by": "Boss"}),
+        ("require_approval", {"by": "boss", "people": 0}),
+        ("require_approval", {"by": "boss", "ttl_s": 59}),
+        ("require_approval", {"by": "boss", "ttl_s": 7 * 24 * 3600 + 1}),
     ],
 )
 def test_duty_with_impossible_parameters_does_not_load(name: str, parameters: dict[str, object]) -> None:
@@ -96,6 +112,7 @@ def test_parameters_of_every_duty_are_fit_for_the_ledger() -> None:
         "redact": {"in": ["card"]},
         "priority": {"level": 1},
         "cache": {"ttl_s": 5},
+        "require_approval": {"by": "boss", "people": 2},
         "budget": {"key": "subject", "per": "day", "max_usd": 0.1},
     }
     assert samples.keys() == DUTIES.keys() == MERGES.keys()

@@ -1,0 +1,154 @@
+"""The duty ``require_approval`` met: people have agreed to exactly this call, or it does not go out.
+
+    require_approval  {approvers: [{by, people}, …], ttl_s}    so many people of every role; see ``approvals``
+
+A call that nobody has approved is refused with ``approval_required``: a question to people, which the agent answers by
+repeating the call, unchanged, once they have agreed (AuthZEN's Access Request and Approval profile calls it a
+requestable denial). Policy decides anew then. An approval is for one call: it is used up, durably, before the call's
+intent is recorded. Fails closed: an approval that cannot be recorded as used is not used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+from msgspec.structs import replace
+
+from controlplane.approvals import Approver, Book, Crowded, Question, State
+from controlplane.approvals.book import USED
+from controlplane.approvals.question import MILLI, approver_facts, approvers_in
+from controlplane.calls import Call, Decision, Effect, Obligation, Principal
+from controlplane.gateway.gateway import APPROVAL
+
+RETRY_S = 15.0
+"""When a caller may well look again: people take their time."""
+
+MIRRORED = "mcp-param-"
+ITS_OWN = frozenset({"_meta"})
+"""Of an MCP request's parameters: what belongs to the one request, and not to what it wants."""
+
+Append = Callable[[str, Mapping[str, Any]], Awaitable[object]]
+"""(kind, body) → durable on return; raises when it cannot be."""
+
+
+class Told(Protocol):
+    """Whoever counts; ``event`` is asked, used or crowded."""
+
+    def __call__(self, event: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeepApprovals:
+    """``Gateway.approvals``."""
+
+    book: Book
+    commit: Callable[[bytes], str]
+    append: Append
+    shown_bytes: int
+    wall: Callable[[], float]
+    told: Told
+
+    async def hold(self, decision: Decision, principal: Principal, call: Call) -> Decision:
+        """The decision with the approval that the call uses up, or a refusal that says whom to ask.
+
+        Raises ``AuditUnavailable``: the use could not be recorded, so the approval is still there.
+        """
+        if not decision.permits or all(each.name != APPROVAL for each in decision.obligations):
+            return decision
+        try:
+            wish = self._wish(decision, principal, call)
+            approved = self.book.take(wish.statement, wish.asked_s)
+            if approved is None:
+                return self._refusal(decision, wish, call)
+        except Crowded as error:
+            self.told("crowded")
+            return _refused(decision, error.reason, RETRY_S)
+        except Exception:  # noqa: BLE001  a duty that breaks has not been met
+            return _refused(decision, "obligation_failed", None)
+        try:
+            await self.append(USED, {"approval": {"id": approved.id, "statement": approved.statement, "call": call.id}})
+        except BaseException:
+            self.book.put_back(approved)
+            raise
+        self.told("used")
+        return _with(decision, _facts(approved))
+
+    def _wish(self, decision: Decision, principal: Principal, call: Call) -> Question:
+        """What would have to be asked."""
+        duty = next(each.parameters for each in decision.obligations if each.name == APPROVAL)
+        approvers = approvers_in(duty["approvers"])
+        return Question(
+            id=call.id,
+            statement=self.commit(statement_of(principal, call, approvers)),
+            tenant=principal.tenant,
+            subject=principal.subject,
+            chain=principal.chain,
+            action=call.action,
+            resource=call.resource,
+            operation=call.operation,
+            rules=tuple((rule.id, rule.source) for rule in decision.rules),
+            approvers=approvers,
+            ttl_s=duty["ttl_s"],
+            asked_s=self.wall(),
+        )
+
+    def _refusal(self, decision: Decision, wish: Question, call: Call) -> Decision:
+        standing = self.book.about(wish.statement, wish.asked_s)
+        if standing is None:
+            standing = dataclasses.replace(wish, shown=shown(call, self.shown_bytes))
+            self.book.ask(standing)
+            self.told("asked")
+        told = _with(decision, _facts(standing))
+        if standing.state is State.REFUSED:
+            return _refused(told, "approval_refused", standing.until_s - wish.asked_s)
+        return _refused(told, "approval_required", RETRY_S)
+
+
+def statement_of(principal: Principal, call: Call, approvers: tuple[Approver, ...]) -> bytes:
+    """Everything that would go out, who wants it, and who must agree: what differs in any of it is another call."""
+    mirrored = sorted(header for header in call.headers if header[0].startswith(MIRRORED))
+    said = [
+        *(principal.issuer, principal.tenant, principal.subject, list(principal.chain), principal.kind),
+        *(call.door, call.action, call.resource, call.operation, call.version, call.label, mirrored),
+        approver_facts(approvers),
+    ]
+    return msgspec.json.encode(said) + b"\n" + wanted(call)
+
+
+def wanted(call: Call) -> bytes:
+    """The body; of an MCP request its parameters alone: each repetition of it has a number and a trace of its own."""
+    if call.door != "mcp" or not call.body:
+        return call.body
+    parameters = msgspec.json.decode(call.body).get("params", {})
+    kept = {name: value for name, value in parameters.items() if name not in ITS_OWN}
+    return msgspec.json.encode(kept, order="deterministic")
+
+
+def shown(call: Call, most: int) -> str:
+    """What would go out, as far as people are shown it."""
+    said = wanted(call)
+    try:
+        text = msgspec.json.format(said[: most + 1], indent=2).decode() if len(said) <= most else said[:most].decode()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        text = said[:most].decode("utf-8", "backslashreplace")
+    return text if len(said) <= most else f"{text}\n… {len(said) - most:,} more of {len(said):,} bytes"
+
+
+def _facts(question: Question) -> dict[str, Any]:
+    """What decision and caller are told of it."""
+    facts = {"approvers": approver_facts(question.approvers), "ttl_s": question.ttl_s, "id": question.id}
+    given = [{"by": word.by, "at_ms": int(word.at_s * MILLI), "index": word.index} for word in question.words]
+    return facts | {"until_ms": int(question.until_s * MILLI), "state": question.state.value, "words": given}
+
+
+def _with(decision: Decision, parameters: Mapping[str, Any]) -> Decision:
+    met = tuple(Obligation(APPROVAL, parameters) if each.name == APPROVAL else each for each in decision.obligations)
+    return replace(decision, obligations=met)
+
+
+def _refused(decision: Decision, reason: str, retry_after_s: float | None) -> Decision:
+    return replace(decision, effect=Effect.DENY, reason=reason, retry_after_s=retry_after_s)
