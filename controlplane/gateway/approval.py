@@ -22,7 +22,8 @@ from controlplane.approvals import Approver, Book, Crowded, Question, State
 from controlplane.approvals.book import USED
 from controlplane.approvals.question import MILLI, approver_facts, approvers_in
 from controlplane.calls import Call, Decision, Effect, Obligation, Principal
-from controlplane.gateway.gateway import APPROVAL
+from controlplane.gateway.gateway import APPROVAL, duty_in
+from controlplane.gateway.recorder import NAME_CHARS
 
 RETRY_S = 15.0
 """When a caller may well look again: people take their time."""
@@ -30,6 +31,9 @@ RETRY_S = 15.0
 MIRRORED = "mcp-param-"
 ITS_OWN = frozenset({"_meta"})
 """Of an MCP request's parameters: what belongs to the one request, and not to what it wants."""
+
+LINES_COST = 8
+"""Indenting what is nested deeply makes very much of very little."""
 
 Append = Callable[[str, Mapping[str, Any]], Awaitable[object]]
 """(kind, body) → durable on return; raises when it cannot be."""
@@ -57,10 +61,11 @@ class KeepApprovals:
 
         Raises ``AuditUnavailable``: the use could not be recorded, so the approval is still there.
         """
-        if not decision.permits or all(each.name != APPROVAL for each in decision.obligations):
+        duty = duty_in(decision, APPROVAL)
+        if duty is None or not decision.permits:
             return decision
         try:
-            wish = self._wish(decision, principal, call)
+            wish = self._wish(duty, decision, principal, call)
             approved = self.book.take(wish.statement, wish.asked_s)
             if approved is None:
                 return self._refusal(decision, wish, call)
@@ -77,10 +82,9 @@ class KeepApprovals:
         self.told("used")
         return _with(decision, _facts(approved))
 
-    def _wish(self, decision: Decision, principal: Principal, call: Call) -> Question:
+    def _wish(self, duty: Obligation, decision: Decision, principal: Principal, call: Call) -> Question:
         """What would have to be asked."""
-        duty = next(each.parameters for each in decision.obligations if each.name == APPROVAL)
-        approvers = approvers_in(duty["approvers"])
+        approvers = approvers_in(duty.parameters["approvers"])
         return Question(
             id=call.id,
             statement=self.commit(statement_of(principal, call, approvers)),
@@ -92,11 +96,13 @@ class KeepApprovals:
             operation=call.operation,
             rules=tuple((rule.id, rule.source) for rule in decision.rules),
             approvers=approvers,
-            ttl_s=duty["ttl_s"],
+            ttl_s=duty.parameters["ttl_s"],
             asked_s=self.wall(),
         )
 
     def _refusal(self, decision: Decision, wish: Question, call: Call) -> Decision:
+        if max(len(call.resource), len(call.operation)) > NAME_CHARS:
+            return _refused(decision, "name_too_long", None)  # its record will be refused, so it is not kept here
         standing = self.book.about(wish.statement, wish.asked_s)
         if standing is None:
             standing = dataclasses.replace(wish, shown=shown(call, self.shown_bytes))
@@ -129,13 +135,16 @@ def wanted(call: Call) -> bytes:
 
 
 def shown(call: Call, most: int) -> str:
-    """What would go out, as far as people are shown it."""
+    """What would go out, as far as people are shown it: JSON in lines, where that does not make much more of it."""
     said = wanted(call)
+    text = said[:most].decode("utf-8", "backslashreplace")
+    if len(said) > most:
+        return f"{text}\n… {len(said) - most:,} more of {len(said):,} bytes"
     try:
-        text = msgspec.json.format(said[: most + 1], indent=2).decode() if len(said) <= most else said[:most].decode()
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        text = said[:most].decode("utf-8", "backslashreplace")
-    return text if len(said) <= most else f"{text}\n… {len(said) - most:,} more of {len(said):,} bytes"
+        lines = msgspec.json.format(said, indent=2).decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return text
+    return lines if len(lines) <= LINES_COST * most else text
 
 
 def _facts(question: Question) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from controlplane.calls import Call, Decision, Effect, Obligation, Principal
 from controlplane.cost import Account, Budgets, Exhausted, Held, Limit
 from controlplane.cost.budgets import BudgetsUnavailable, window_of
-from controlplane.gateway.gateway import BUDGET, Admission
+from controlplane.gateway.gateway import BUDGET, Admission, duty_in
 from controlplane.gateway.observers import Bystander
 from controlplane.gateway.outcome import Outcome
 
@@ -36,7 +36,7 @@ class KeepBudgets(Bystander):
 
     async def hold(self, decision: Decision, principal: Principal, call: Call) -> Decision:
         """The decision with what was held back, or a refusal with its facts. Never raises."""
-        duty = _duty(decision)
+        duty = duty_in(decision, BUDGET)
         if duty is None or not decision.permits:
             return decision
         try:
@@ -89,7 +89,7 @@ class KeepBudgets(Bystander):
 
 def held_for(decision: Decision, tenant: str) -> Held | None:
     """What the decision says is held back; None when nothing is."""
-    duty = _duty(decision)
+    duty = duty_in(decision, BUDGET)
     if duty is None or "held_micro_usd" not in duty.parameters:
         return None
     accounts = (
@@ -97,13 +97,6 @@ def held_for(decision: Decision, tenant: str) -> Held | None:
         for each in duty.parameters["limits"]
     )
     return Held(tuple(accounts), duty.parameters["held_micro_usd"])
-
-
-def _duty(decision: Decision) -> Obligation | None:
-    for each in decision.obligations:
-        if each.name == BUDGET:
-            return each
-    return None
 
 
 def _facts(limit: Limit) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from audit import AuditUnavailable
-from controlplane.calls import Call, Decision, Effect, Principal, Receipt
+from controlplane.calls import Call, Decision, Effect, Obligation, Principal, Receipt
 from controlplane.gateway.obligations import Obligations
 from controlplane.gateway.outcome import Outcome
 from inference.backend import BackendReply
@@ -129,9 +129,16 @@ class NoApprovals:
         return without(APPROVAL, decision)
 
 
+def duty_in(decision: Decision, name: str) -> Obligation | None:
+    for each in decision.obligations:
+        if each.name == name:
+            return each
+    return None
+
+
 def without(duty: str, decision: Decision) -> Decision:
     """The decision where nobody can meet this duty."""
-    if decision.permits and any(each.name == duty for each in decision.obligations):
+    if decision.permits and duty_in(decision, duty) is not None:
         return replace(decision, effect=Effect.DENY, reason="unknown_obligation")
     return decision
 

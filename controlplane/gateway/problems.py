@@ -12,7 +12,7 @@ from typing import Any
 
 from audit import AuditUnavailable, RecordRefused
 from controlplane.calls import Decision, Receipt
-from controlplane.gateway.gateway import APPROVAL, Denied
+from controlplane.gateway.gateway import APPROVAL, Denied, duty_in
 from controlplane.gateway.hygiene import BodyTooLarge
 from controlplane.identity.errors import IdentityUnavailable, Unauthenticated
 from inference.errors import BackendBroke, BackendError, BackendRejected, BackendTimeout
@@ -147,7 +147,7 @@ def _refusal(error: Denied) -> Problem:
 
 def advice(decision: Decision) -> str:
     """What an agent can do about a refusal that people can lift; "" for any other."""
-    duty = next((each for each in decision.obligations if each.name == APPROVAL), None)
+    duty = duty_in(decision, APPROVAL)
     if duty is None or decision.reason != ASKED:
         return ""
     who = " and ".join(f"{each['people']} with role {each['by']}" for each in duty.parameters["approvers"])

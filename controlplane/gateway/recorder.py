@@ -9,7 +9,7 @@ from typing import Any
 
 from audit import Ledger, RecordRefused
 from controlplane.calls import Call, Decision, Principal, Receipt, new_call_id
-from controlplane.gateway.gateway import APPROVAL, Admission
+from controlplane.gateway.gateway import APPROVAL, Admission, duty_in
 from controlplane.gateway.outcome import Outcome
 from controlplane.telemetry.context import is_well_formed
 from inference.backend import Usage
@@ -97,7 +97,7 @@ def decision_facts(decision: Decision) -> dict[str, Any]:
 def gate_of(decision: Decision) -> str:
     if not decision.permits:
         return "blocked"
-    return "approval" if any(each.name == APPROVAL for each in decision.obligations) else "auto"
+    return "auto" if duty_in(decision, APPROVAL) is None else "approval"
 
 
 def outcome_facts(outcome: Outcome, commitment: str) -> dict[str, Any]:

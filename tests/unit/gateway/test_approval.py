@@ -257,3 +257,14 @@ def test_an_mcp_call_is_the_same_whatever_its_number_trace_and_order_of_names() 
 )
 def test_people_are_shown_what_would_go_out(body: bytes, text: str) -> None:
     assert shown(a_call(body=body), 64) == text
+
+
+@pytest.mark.parametrize("depth", [400, 2000])
+def test_little_that_is_nested_deeply_does_not_become_much(depth: int) -> None:
+    body = b"[" * depth + b"]" * depth
+    assert shown(a_call(body=body), 4096) == body.decode()
+
+
+async def test_a_call_whose_name_no_record_takes_is_not_kept(office: Office) -> None:
+    await office.refused(id="q1", resource="/mcp/bank/" + "a" * 1024)
+    assert office.book.standing(NOW) == []
