@@ -82,7 +82,9 @@ def start_gateway(parts: Parts, stage: Stage) -> None:
     def is_up() -> bool:
         if get(f"{stage.url}/readyz")[0] != 200 or "MCP server is up" not in log.read_text("utf-8"):
             return False
-        _, said = get(f"{stage.url}/api/models", stage.tokens["operator"])
+        status, said = get(f"{stage.url}/api/models", stage.tokens["operator"])
+        if status != 200:
+            return False
         deployed = [each for each in json.loads(said)["models"] if each["backend"] in stage.deployed]
         return all(replica["versions"] for each in deployed for replica in each["replicas"])
 
