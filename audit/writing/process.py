@@ -57,7 +57,6 @@ class WriterProcess(asyncio.Protocol):
         """Raises ``OSError`` when no process can be had."""
         self._frames, self._trouble = wire.Frames(), LOST
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)
         try:
             with theirs:
                 command = [sys.executable, "-P", "-m", PROGRAM, str(theirs.fileno())]

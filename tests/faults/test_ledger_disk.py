@@ -20,7 +20,9 @@ from typing import Any
 import anyio
 import pytest
 
-from audit import AuditSettings, AuditUnavailable, IntentNotOpen, LedgerReader, LedgerReceipt, SqliteLedger
+from audit import AuditSettings, AuditUnavailable, IntentNotOpen, LedgerInUse, LedgerReader, LedgerReceipt, SqliteLedger
+from audit.merkle import Frontier, leaf_hash
+from audit.store.sqlite import SqliteStore
 from audit.verify import verify
 
 LONG = "x" * 3000
@@ -253,12 +255,18 @@ async def test_a_hung_disk_refuses_within_the_stall_limit_and_everybody(tmp_path
     disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
     ledger = await opened(disk, settings)
     size = ledger.head.size
-    resumes = threading.Event()
-    disk.before["COMMIT"] = lambda: None if resumes.wait(60) else pytest.fail("never resumed")
+    hangs, resumes = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hangs.set()
+        assert resumes.wait(60), "never resumed"
+
+    disk.before["COMMIT"] = hang
     with anyio.fail_after(50):  # a hang would be a minute
-        results = await asyncio.gather(
-            *(ledger.append("intent", {}, opens=True) for _ in range(20)), return_exceptions=True
-        )
+        first = asyncio.ensure_future(ledger.append("intent", {}, opens=True))
+        await until(hangs.is_set)
+        others = [ledger.append("intent", {}, opens=True) for _ in range(20)]
+        results = await asyncio.gather(first, *others, return_exceptions=True)
         assert {str(result) for result in results} == {"stalled"}
         with pytest.raises(AuditUnavailable, match="stalled"):
             await ledger.append("note", {})
@@ -267,7 +275,7 @@ async def test_a_hung_disk_refuses_within_the_stall_limit_and_everybody(tmp_path
     await until(lambda: ledger.is_writable)
     await ledger.append("note", {})
     assert ledger.open_intents() == {}, "what the hung commit wrote after all is closed"
-    assert len(ledger.read(kinds=["intent"])) == len(ledger.read(kinds=["outcome"])) >= 1
+    assert len(ledger.read(kinds=["intent"])) == len(ledger.read(kinds=["outcome"])) == 1, "others were refused in time"
     assert ledger.head.size > size
     await close_and_verify(ledger, settings)
 
@@ -303,9 +311,7 @@ async def test_closing_does_not_wait_for_a_hung_disk(tmp_path: Path) -> None:
     await anyio.to_thread.run_sync(ledger._writer.join)
 
 
-async def test_closing_in_trouble_acknowledges_nothing_and_waits_for_no_store(
-    tmp_path: Path,
-) -> None:
+async def test_closing_in_trouble_acknowledges_nothing_and_waits_for_no_store(tmp_path: Path) -> None:
     disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
     ledger = await opened(disk, settings)
     disk.before["COMMIT"] = failing("SQLITE_IOERR", sqlite3.SQLITE_IOERR)
@@ -461,6 +467,22 @@ async def test_a_head_moved_by_another_writer_fences_this_one(tmp_path: Path) ->
     await ledger.close()
 
 
+async def test_another_tree_of_the_same_size_after_a_failed_commit_fences(tmp_path: Path) -> None:
+    disk, settings = Disk(), settings_in(tmp_path)
+    ledger = await opened(disk, settings)
+    other = Frontier()
+    other.extend([leaf_hash(b"not in the log")])
+    with closing(sqlite3.connect(settings.path)) as intruder, intruder:
+        intruder.execute("UPDATE head SET frontier = ?", (other.pack(),))
+    disk.before["COMMIT"] = failing("SQLITE_IOERR", sqlite3.SQLITE_IOERR)
+    waiting = asyncio.ensure_future(ledger.append("note", {}))
+    await until(lambda: ledger.trouble == "fenced")
+    await ledger.close()
+    with pytest.raises(AuditUnavailable):
+        await waiting
+    assert LedgerReader(settings.path).head().size == 1
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -503,6 +525,22 @@ async def test_a_disk_that_fails_while_opening_is_a_refusal_and_opening_again_wo
     ledger = await opened(disk, settings)
     await ledger.append("note", {})
     await close_and_verify(ledger, settings)
+
+
+async def test_who_comes_while_the_last_writer_is_ending_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, still_there = SqliteStore.lock, [True, True]
+
+    def lock_when_it_is_gone(store: SqliteStore) -> None:
+        if still_there:
+            still_there.pop()
+            raise LedgerInUse
+        lock(store)
+
+    monkeypatch.setattr(SqliteStore, "lock", lock_when_it_is_gone)
+    settings = settings_in(tmp_path)
+    await close_and_verify(await opened(Disk(), settings), settings)
 
 
 LIMITED = """
