@@ -67,7 +67,7 @@ class Story:
         out.chapter("Policy says no, and says why")
         status, said = await self.support.post("/tools/refund", {"order": "A-18", "amount": 5000})
         rule = (said.get("rules") or [{"id": "?", "source": "?"}])[0]
-        out.check(status == 403 and rule["id"] == "support.refund.large", "a refund of 5000 is denied by its argument")
+        out.check(status == 403 and rule["id"] == "support.refund.huge", "a refund of 5000 is denied by its argument")
         out.detail(f"rule {rule['id']} at policies/{rule['source']}, ledger entry {said.get('ledger_index')}")
         small = [await self.support.post("/tools/refund", {"order": f"B-{n}", "amount": 5}) for n in range(5)]
         out.check([status for status, _ in small] == [200] * 4 + [429], "the sixth refund within a minute has to wait")

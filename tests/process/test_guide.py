@@ -18,7 +18,7 @@ SHOWN = [  # what the text around the commands promises, in their order
     "x-served-by: risk/1",
     "['get_current_time']",
     '"rule_denied"',
-    "support.refund.large  roles/support.yaml:14",
+    "support.refund.huge  roles/support.yaml:24",
     "policies: no errors",
     "SOUND",
     '"kind": "deny"',

@@ -298,4 +298,6 @@ def test_decision_never_raises_and_only_listed_reasons_come_out(
         assert is_valid_path(resource)
         assert who in ("agent:support", "agent:analyst")
         if resource == "/tool/refund":
-            assert 0 < arguments["amount"] <= 100
+            assert 0 < arguments["amount"] <= 1000
+            asked = any(duty.name == "require_approval" for duty in decision.obligations)
+            assert asked is (arguments["amount"] > 100)

@@ -16,7 +16,7 @@ from controlplane.policy.rules import ACTIONS
 
 SHIPPED = Path(__file__).parents[3] / "policies"
 TABLE = Path(__file__).parent / "access.txt"
-API = ("calls", "breakers", "models", "ledger", "policy", "observations", "outcomes", "console")
+API = ("calls", "breakers", "models", "ledger", "policy", "observations", "outcomes", "approvals", "console")
 
 
 def lines(policy: BundlePolicy) -> Iterator[str]:

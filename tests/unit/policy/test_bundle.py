@@ -62,7 +62,7 @@ def test_mistake_in_a_rule_is_named_with_its_line(folder: Folder, rule: dict[str
 def test_second_rule_of_the_same_id_is_refused_and_both_places_named(folder: Folder) -> None:
     write_rule(folder, more="  - {id: support.tiny, on: /x, do: call, effect: allow}\n")
     (problem,) = problems(folder)
-    assert problem.startswith("roles/support.yaml:31:")
+    assert problem.startswith("roles/support.yaml:41:")
     assert "taken by roles/extra.yaml:8" in problem
 
 

@@ -31,7 +31,7 @@ def test_lint_tells_every_error_with_file_and_line(folder: Folder) -> None:
     folder.write("tests/odd_test.yaml", "tests:\n  - {name: odd, expect: {effect: allow}}\n")
     result = run("lint", "--path", str(folder.path))
     assert result.exit_code == 1
-    for place in ("roles/support.yaml:18:", "roles/analyst.yaml:9:", "tests/odd_test.yaml:2:"):
+    for place in ("roles/support.yaml:28:", "roles/analyst.yaml:9:", "tests/odd_test.yaml:2:"):
         assert f"error: {place}" in result.output
     assert "error: tests/odd_test.yaml:2: tests.0.principal: Field required" in result.output
 
@@ -96,10 +96,10 @@ def test_bundle_that_does_not_load_fails_its_tests(folder: Folder) -> None:
 def test_explain_names_rule_place_and_failed_conjunct() -> None:
     result = run(
         "explain", "--path", str(SHIPPED), "--subject", "agent:support", "--tenant", "acme",
-        "--action", "call", "--resource", "/tool/refund", "--arguments", '{"amount": 500}',
+        "--action", "call", "--resource", "/tool/refund", "--arguments", '{"amount": 5000}',
     )  # fmt: skip
     assert "deny: rule_denied" in result.output
-    assert "matches: deny support.refund.large  roles/support.yaml:14" in result.output
+    assert "matches: deny support.refund.huge  roles/support.yaml:24" in result.output
     assert "nearest miss: allow support.refund.small" in result.output
     assert "failed: r.ctx.args.amount <= 100" in result.output
     assert "failed: r.ctx.args.amount > 0" not in result.output
@@ -155,4 +155,4 @@ def test_a_bundle_that_does_not_load_is_told_a_line_for_each_fault(folder: Folde
     assert told.exit_code == 1
     first, *faults = told.output.splitlines()
     assert first == "Error: the bundle does not load:"
-    assert [line.partition(": ")[0] for line in faults[:2]] == ["roles/analyst.yaml:9", "roles/support.yaml:18"]
+    assert [line.partition(": ")[0] for line in faults[:2]] == ["roles/analyst.yaml:9", "roles/support.yaml:28"]

@@ -36,6 +36,7 @@ def everything(folder: Folder, engine: str) -> list[Decision]:
     wishes: list[tuple[str, str, str, dict[str, Any]]] = [
         ("agent:support", "call", "/tool/refund", {"amount": 50}),
         ("agent:support", "call", "/tool/refund", {"amount": 500}),
+        ("agent:support", "call", "/tool/refund", {"amount": 5000}),
         ("agent:support", "call", "/tool/refund", {"amount": "50"}),
         ("agent:analyst", "infer", "/model/tiny", {"max_tokens": 5}),
         ("user:operator", "read", "/api/calls", {}),
@@ -146,7 +147,7 @@ def test_bundle_on_which_the_engines_disagree_is_refused_and_the_last_good_one_s
     assert (status.revision, status.engine) == (served, "snapshot")
     assert "where casbin says" in status.error
     assert any(record.levelno == logging.ERROR for record in caplog.records)
-    assert ask(policy, "agent:support", "call", "/tool/refund", {"amount": 500}).reason == "rule_denied"
+    assert ask(policy, "agent:support", "call", "/tool/refund", {"amount": 5000}).reason == "rule_denied"
     assert folder.policy().status().revision == ""  # a first load without agreement serves nothing
 
 

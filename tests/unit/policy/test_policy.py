@@ -48,7 +48,7 @@ def test_broken_file_keeps_the_last_good_bundle_and_says_so_loudly(
     assert (after.revision, after.age, after.error_since) == (before.revision, 120, 1060)
     assert "roles/support.yaml" in after.error
     assert any(record.levelno == logging.ERROR for record in caplog.records)
-    assert ask(policy, "agent:support", "call", "/tool/refund", {"amount": 500}).reason == "rule_denied"
+    assert ask(policy, "agent:support", "call", "/tool/refund", {"amount": 5000}).reason == "rule_denied"
 
 
 def test_mended_file_is_served_and_the_error_forgotten(folder: Folder) -> None:
@@ -272,7 +272,7 @@ def test_no_request_is_ever_logged_even_when_logging_is_configured_later(folder:
         logger.addHandler(listener)
     try:
         assert logging.getLogger("casbin.enforcer").isEnabledFor(logging.WARNING)
-        ask(policy, "agent:support", "call", "/tool/refund", {"amount": 500, "account": "DE02120300000000202051"})
+        ask(policy, "agent:support", "call", "/tool/refund", {"amount": 5000, "account": "DE02120300000000202051"})
         ask(policy, "agent:support", "call", "/tool/refund", {"amount": 5, "account": "DE02120300000000202051"})
     finally:
         for logger in loggers:
@@ -324,7 +324,7 @@ def test_reload_under_traffic_never_allows_what_no_bundle_allows(folder: Folder)
 
     def read() -> None:
         while not done.is_set():
-            denied = ask(policy, "agent:support", "call", "/tool/refund", {"amount": 500})
+            denied = ask(policy, "agent:support", "call", "/tool/refund", {"amount": 5000})
             granted = ask(policy, "agent:support", "call", "/tool/refund", {"amount": 50})
             if (denied.reason, granted.reason) != ("rule_denied", "granted"):
                 wrong.append((denied, granted))

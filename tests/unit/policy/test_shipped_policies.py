@@ -38,12 +38,28 @@ def test_small_refund_is_granted_with_its_duties(policy: BundlePolicy) -> None:
     )
 
 
-def test_large_refund_is_denied_by_its_own_rule_with_the_line_it_stands_on(policy: BundlePolicy) -> None:
-    decision = decide(policy, "agent:support", "call", "/tool/refund", amount=100.01)
+@pytest.mark.parametrize("amount", [100.01, 1000])
+def test_large_refund_is_granted_only_with_the_approval_of_finance(policy: BundlePolicy, amount: float) -> None:
+    decision = decide(policy, "agent:support", "call", "/tool/refund", amount=amount)
+    assert decision.permits
+    assert decision.obligations == (
+        Obligation("redact", {"in": ["card", "iban"], "out": ["card", "iban"]}),
+        Obligation("require_approval", {"approvers": [{"by": "finance", "people": 1}], "ttl_s": 900}),
+    )
+
+
+def test_who_pays_refunds_does_not_approve_them(policy: BundlePolicy) -> None:
+    assert decide(policy, "user:finance", "write", "/api/approvals").permits
+    assert not decide(policy, "agent:support", "write", "/api/approvals").permits
+    assert not decide(policy, "user:finance", "call", "/tool/refund", amount=500).permits
+
+
+def test_huge_refund_is_denied_by_its_own_rule_with_the_line_it_stands_on(policy: BundlePolicy) -> None:
+    decision = decide(policy, "agent:support", "call", "/tool/refund", amount=1000.01)
     (rule,) = decision.rules
     file, line = rule.source.split(":")
-    assert (decision.reason, rule.id) == ("rule_denied", "support.refund.large")
-    assert "support.refund.large" in (ROOT / "policies" / file).read_text().splitlines()[int(line) - 1]
+    assert (decision.reason, rule.id) == ("rule_denied", "support.refund.huge")
+    assert "support.refund.huge" in (ROOT / "policies" / file).read_text().splitlines()[int(line) - 1]
 
 
 @pytest.mark.parametrize("amount", [None, "50", True, float("nan"), float("inf"), [50], {}])
