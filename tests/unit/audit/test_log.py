@@ -16,6 +16,7 @@ from audit import (
     LedgerCorrupt,
     LedgerInUse,
     LedgerReader,
+    LedgerReceipt,
     Record,
     RecordRefused,
     SqliteLedger,
@@ -129,6 +130,16 @@ async def test_two_outcomes_at_once_leave_one(ledger: SqliteLedger) -> None:
         *(ledger.append("outcome", {}, closes=intent.event_id) for _ in range(5)), return_exceptions=True
     )
     assert sum(isinstance(result, IntentNotOpen) for result in results) == 4
+
+
+async def test_two_intents_of_one_name_at_once_leave_one(ledger: SqliteLedger) -> None:
+    event_id = new_event_id()
+    first, second = await asyncio.gather(
+        *(ledger.append("intent", {}, event_id=event_id, opens=True) for _ in range(2)), return_exceptions=True
+    )
+    assert isinstance(first, LedgerReceipt)
+    assert isinstance(second, IntentAlreadyOpen)
+    assert ledger.open_intents() == {event_id: first.index}
 
 
 async def test_an_outcome_cannot_overtake_its_intent(ledger: SqliteLedger) -> None:
