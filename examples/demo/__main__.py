@@ -36,6 +36,7 @@ def invite(stage: Stage, terminal: Terminal) -> None:
     terminal.say(f"gRPC        127.0.0.1:{stage.grpc}   (TF Serving's PredictionService)")
     terminal.say("An operator's token, good for the console and for /api:")
     print(f"\n  {stage.tokens['operator']}\n")
+    terminal.say(f"A token of finance, who approve large refunds: {stage.folder / 'finance.token'}")
     terminal.say("Three commands to try in another terminal, after the line above them; docs/GUIDE.md goes on:")
     rows = '{"instances": [[4.6, 0, 6.5, 5.2, 0, 10.6, 1, 0, 0]]}'
     print(

@@ -26,6 +26,7 @@ CAST = {
     "support": ("agent:support", "agent"),
     "monitor": ("service:monitor", "service"),
     "operator": ("user:operator", "user"),
+    "finance": ("user:finance", "user"),  # approves what support may not pay alone
 }
 
 

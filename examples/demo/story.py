@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -37,12 +38,14 @@ class Story:
     north: GrpcAgent
     support: HttpAgent
     operator: HttpAgent
+    finance: HttpAgent
     rows: Rows
     _canary_answers: int = 0
 
     async def tell(self) -> None:
         await self.allowed()
         await self.refused()
+        await self.approved()
         await self.language_model()
         await self.outage()
         await self.drift()
@@ -80,6 +83,31 @@ class Story:
         before = self._entries()
         status, said = await stranger.post("/tools/refund", {"order": "A-19", "amount": 1})
         out.check(status == 401 and self._entries() == before, "a forged token gets 401 and fills no ledger")
+
+    async def approved(self) -> None:
+        out = self.terminal
+        out.chapter("A large refund waits for a person")
+        wish = {"order": "A-21", "amount": 400}
+        status, said = await self.support.post("/tools/refund", wish)
+        question = said.get("require_approval", {}).get("id", "")
+        waits = (status, said.get("reason")) == (403, "approval_required") and question != ""
+        out.check(waits, "a refund of 400 does not go out until finance agrees")
+        out.detail(str(said.get("detail")))
+        answer = {"answer": "approve", "reason": "the parcel came back damaged"}
+        status, _ = await self.operator.post(f"/api/approvals/{question}", answer)
+        out.check(status == 403, "who does not hold the role cannot agree, operators neither")
+        _, inbox = await self.finance.get("/api/approvals")
+        shown = [json.loads(each["shown"]) for each in inbox["questions"] if each["id"] == question]
+        status, agreed = await self.finance.post(f"/api/approvals/{question}", answer)
+        out.check((shown, status) == ([wish], 200), "a person of finance sees exactly what would go out, and agrees")
+        out.detail(f"{wish}, on record as ledger entry {agreed.get('ledger_index')}")
+        status, said = await self.support.post("/tools/refund", wish | {"amount": 401})
+        out.check((status, said.get("reason")) == (403, "approval_required"), "one of 401 is another refund, and waits")
+        status, said = await self.support.post("/tools/refund", wish)
+        out.check((status, said.get("amount")) == (200, 400), "the same call, sent again, is paid")
+        status, said = await self.support.post("/tools/refund", wish)
+        again = said.get("require_approval", {}).get("id", "")
+        out.check(status == 403 and again not in ("", question), "a third time it waits: an approval is used once")
 
     async def language_model(self) -> None:
         if not self.stage.llm_url:
@@ -235,9 +263,9 @@ async def story(stage: Stage, parts: Parts, terminal: Terminal) -> AsyncGenerato
     analyst, north = (GrpcAgent(f"127.0.0.1:{stage.grpc}", stage.tokens[who]) for who in ("analyst", "north"))
     async with aiohttp.ClientSession() as session:
         support = HttpAgent(stage.url, stage.tokens["support"], session)
-        operator = HttpAgent(stage.url, stage.tokens["operator"], session)
+        operator, finance = (HttpAgent(stage.url, stage.tokens[who], session) for who in ("operator", "finance"))
         try:
-            yield Story(stage, parts, terminal, analyst, north, support, operator, load().stream)
+            yield Story(stage, parts, terminal, analyst, north, support, operator, finance, load().stream)
         finally:
             await analyst.close()
             await north.close()
