@@ -71,8 +71,8 @@ class Question:
     @property
     def until_s(self) -> float:
         """Each step lasts as long as policy says: the question, and then the answer to it."""
-        said_s = [word.at_s for word in self.words]
-        return (max(said_s) if said_s and self.state is not State.WAITING else self.asked_s) + self.ttl_s
+        since_s = self.asked_s if self.state is State.WAITING else max(word.at_s for word in self.words)
+        return since_s + self.ttl_s
 
     def missing(self) -> Mapping[str, int]:
         """How many people of each role have not agreed yet."""

@@ -63,8 +63,9 @@ def test_one_yes_approves_and_one_no_refuses_whoever_else_agreed() -> None:
     assert state_of(book) is State.WAITING
     book.hear("call-1", yes())
     assert state_of(book) is State.APPROVED
-    book.hear("call-1", no())
-    assert state_of(book) is State.REFUSED
+    refused = book.hear("call-1", no("ada"))
+    assert refused is not None
+    assert (refused.state, dict(refused.missing())) == (State.REFUSED, {"boss": 1})
 
 
 def test_every_role_needs_its_own_number_of_different_people() -> None:
@@ -146,6 +147,15 @@ def test_who_cannot_speak(who: dict[str, Any], reason: str) -> None:
     with pytest.raises(NotPossible) as refused:
         book.require(a_question(), **{"by": "ada", "delegated": False, "roles": ["boss"]} | who)
     assert refused.value.reason == reason
+
+
+def test_what_somebody_refused_nobody_approves() -> None:
+    book = a_book(a_question())
+    refused = book.hear("call-1", no())
+    assert refused is not None
+    with pytest.raises(NotPossible) as error:
+        book.require(refused, by="ada", delegated=False, roles=["boss"])
+    assert error.value.reason == "already_refused"
 
 
 def test_a_person_speaks_for_the_roles_that_are_asked_for() -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from msgspec import structs
+from pydantic import ValidationError
 
 from audit import AuditUnavailable
 from audit.entry import canonical
 from controlplane.approvals import ApprovalSettings, Book, Word
+from controlplane.approvals.book import LONGEST_S
 from controlplane.calls import Call, Decision, Effect, Obligation, Principal, RuleRef
-from controlplane.gateway.approval import KeepApprovals, shown, statement_of
+from controlplane.gateway.approval import KeepApprovals, shown, statement_of, wanted
 from controlplane.gateway.discharges import met_later
 from controlplane.gateway.gateway import NO_APPROVALS, Denied, Gateway
 from controlplane.gateway.obligations import Obligations
@@ -107,7 +109,7 @@ async def test_the_same_call_is_not_asked_twice(office: Office) -> None:
     await office.refused(id="q1")
     again = await office.refused(id="q2")
     (duty,) = again.decision.obligations
-    assert duty.parameters["id"] == "q1"
+    assert (duty.parameters["id"], duty.parameters["until_ms"]) == ("q1", int((NOW + 900) * 1000))
     assert len(office.book.standing(NOW)) == 1
 
 
@@ -140,6 +142,13 @@ async def test_an_approval_whose_use_cannot_be_recorded_is_not_used(office: Offi
     assert [entry[0] for entry in office.rig.ledger.entries] == ["deny"]
     office.broken = None
     await office.admit(id="c3")
+
+
+async def test_other_duties_stay_as_they_are(office: Office) -> None:
+    other = Obligation("priority", {"level": 1})
+    decision = structs.replace(ALLOW, obligations=(other, DUTY))
+    found = await office.keeper.hold(decision, AGENT, a_call())
+    assert (found.obligations[0], found.obligations[1].name) == (other, "require_approval")
 
 
 async def test_the_intent_that_fails_has_cost_the_approval(office: Office) -> None:
@@ -234,6 +243,16 @@ def test_what_belongs_to_one_request_alone_does_not_make_another_call() -> None:
 
 def mcp(body: bytes) -> Call:
     return a_call(door="mcp", resource="/mcp/bank/pay", body=body)
+
+
+def test_policy_lets_no_answer_stand_longer_than_a_start_reads_back() -> None:
+    parse_obligation("require_approval", {"by": "boss", "ttl_s": LONGEST_S})
+    with pytest.raises(ValidationError):
+        parse_obligation("require_approval", {"by": "boss", "ttl_s": LONGEST_S + 1})
+
+
+def test_an_mcp_request_without_a_message_can_be_asked_for() -> None:
+    assert wanted(mcp(b"")) == b""
 
 
 def test_an_mcp_call_is_the_same_whatever_its_number_trace_and_order_of_names() -> None:
