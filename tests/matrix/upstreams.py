@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -15,6 +14,7 @@ import grpc
 import numpy as np
 from aiohttp import web
 
+from examples.demo.parts import free_port
 from inference.tfserving import wire
 from inference.tfserving.tensors import write
 
@@ -176,7 +176,5 @@ RPC_ANSWERS = {"Predict": _prediction, "GetModelMetadata": _metadata, "GetModelS
 
 
 def closed_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on which nobody listens, another one each time."""
+    return free_port()

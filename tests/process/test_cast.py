@@ -1,17 +1,20 @@
-"""Starting the demo's parts: what cannot answer yet is asked again."""
+"""Starting the demo's parts: each has a port of its own, and what cannot answer yet is asked again."""
 
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Self
 
 import pytest
 
 from examples.demo.cast import start_gateway
-from examples.demo.parts import Part, PartFailed, Parts
+from examples.demo.parts import Part, PartFailed, Parts, free_port
 from examples.demo.stage import Stage
 
 SERVED = {"models": [{"backend": name, "replicas": [{"versions": [1]}]} for name in ("tfs", "tfs-baseline")]}
@@ -64,3 +67,18 @@ def test_a_gateway_that_cannot_say_yet_what_it_serves_is_asked_again(tmp_path: P
     with pytest.raises(PartFailed, match="was not started"):
         start_gateway(parts, Stage(tmp_path, http=port, tokens={"operator": "token"}))
     assert parts.said == [False, False, True]
+
+
+def test_a_port_that_the_kernel_gives_again_is_not_given_to_a_second_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = [free_port(), free_port()]
+    offers = iter([offered[0], offered[0], 1, offered[1], 2])
+
+    class Offered(nullcontext["Offered"]):
+        def __enter__(self) -> Self:
+            return self
+
+        def getsockname(self) -> tuple[str, int]:
+            return "127.0.0.1", next(offers)
+
+    monkeypatch.setattr(socket, "create_server", Offered)
+    assert [free_port(), free_port()] == [1, 2]

@@ -18,6 +18,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from controlplane.cli import main
+from examples.demo.parts import free_port
 
 GROUPS = {
     "approvals": "list approve refuse",
@@ -165,12 +166,6 @@ def changed(config: Path, section: str, **more: object) -> None:
     settings = yaml.safe_load(config.read_text())
     settings[section] = more["to"] if "to" in more else settings[section] | more
     config.write_text(yaml.safe_dump(settings))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
