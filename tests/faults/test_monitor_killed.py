@@ -61,14 +61,14 @@ class Killer:
         assert monitor.process.poll() is None, f"the monitor ended by itself before {when}; see {monitor.log}"
         monitor.stop(signal.SIGKILL)
         assert monitor.process.returncode == -signal.SIGKILL
-        left = gone_after(trainers(self.scene.stage.folder))
+        left = left_in(self.scene.stage.folder)
         assert left == [], "a trainer outlives the monitor that asked for it"
         self.killed.append(when)
         self.scene.parts.restart("monitor", lambda: True)
 
 
 def trainers(folder: Path) -> list[int]:
-    """Processes that train for the monitor of this stage."""
+    """Processes that train for the monitor of this stage; one that has ended and was not yet collected says nothing."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -80,11 +80,10 @@ def trainers(folder: Path) -> list[int]:
     return found
 
 
-def gone_after(pids: list[int], limit_s: float = 60.0) -> list[int]:
-    """Those that still live when the kernel had its time."""
+def left_in(folder: Path, limit_s: float = 60.0) -> list[int]:
+    """Trainers that still live when the kernel had its time."""
     deadline_s = time.monotonic() + limit_s
-    while pids and time.monotonic() < deadline_s:
-        pids = [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists()]
+    while (pids := trainers(folder)) and time.monotonic() < deadline_s:
         time.sleep(0.02)
     return pids
 

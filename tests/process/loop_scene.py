@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from examples.demo.terminal import Terminal
 from examples.risk_model.data import FEATURES, Rows, load
 
 BATCH_ROWS, LIMIT_S = 50, 600
+LAST_LINES = 30  # of each part's log
 Truth = Callable[[Rows], NDArray[np.int64]]
 
 
@@ -72,7 +74,7 @@ class Scene:
 
     async def ask(self, agent: GrpcAgent, rows: Rows, truth: Truth = as_ever) -> Answer:
         answer = await agent.predict(rows.inputs)
-        assert answer.status == 0, answer.text
+        assert answer.status == 0, answer
         for counts, name in ((self.rungs, answer.rung), (self.answered_by, answer.served_by)):
             counts[name] = counts.get(name, 0) + 1
         await self.operator.label(answer.call_id, truth(rows).tolist())
@@ -106,14 +108,19 @@ class Scene:
         """Wait until the monitor has taken everything in, and twice its pause for what it may do then."""
         deadline_s = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline_s:
-            _, said = await self.operator.get("/api/observations/status")
+            said = await self.look("/api/observations/status")
             if said["read"] >= said["newest"]:
                 break
             await asyncio.sleep(0.1)
         await asyncio.sleep(0.5)
 
+    async def look(self, path: str) -> Any:
+        status, said = await self.operator.get(path)
+        assert status == HTTPStatus.OK, f"{path} answered {status}: {said}"
+        return said
+
     async def model(self) -> dict[str, Any]:
-        _, said = await self.operator.get("/api/models")
+        said = await self.look("/api/models")
         return next(dict(each) for each in said["models"] if each["name"] == "risk")
 
     async def state(self) -> str:
@@ -135,11 +142,24 @@ class Scene:
         return list(verify(self.stage.ledger, key).faults)
 
 
+@contextmanager
+def told_on_failure(stage: Stage) -> Iterator[None]:
+    """Says what the parts said last: their logs are gone when somebody looks."""
+    try:
+        yield
+    except BaseException as error:
+        for log in sorted((stage.folder / "logs").glob("*.log")):
+            error.add_note(
+                "\n".join([f"--- {log.name}", *log.read_text("utf-8", "replace").splitlines()[-LAST_LINES:]])
+            )
+        raise
+
+
 @asynccontextmanager
 async def playing(stage: Stage) -> AsyncIterator[Scene]:
     """Everything runs, each part as a process of its own."""
     stage.set_up(Terminal())
-    with Parts(stage.folder) as parts:
+    with told_on_failure(stage), Parts(stage.folder) as parts:
         start_all(parts, stage, Terminal())
         async with aiohttp.ClientSession() as session:
             analyst, north = (GrpcAgent(f"127.0.0.1:{stage.grpc}", stage.tokens[who]) for who in ("analyst", "north"))
