@@ -15,7 +15,7 @@ from controlplane.calls import Call, Decision, Principal
 from controlplane.policy import snapshot as snapshots
 from controlplane.policy.bundle import Bundle, build, read_files
 from controlplane.policy.cases import read_cases
-from controlplane.policy.enforcer import Casbin
+from controlplane.policy.enforcer import Casbin, Enforcers
 from controlplane.policy.engine import MAX_RULINGS, Answer, Rulings
 from controlplane.policy.lint import lint
 from controlplane.policy.shadow import SAMPLE, disagreements, sample
@@ -230,6 +230,14 @@ def test_kept_duties_cannot_be_changed_by_who_discharges_them(folder: Folder) ->
     with pytest.raises(TypeError):
         first.obligations[0].parameters["max"] = 10**9  # type: ignore[index]  # that it cannot be written to
     assert ask(policy, "agent:analyst", "infer", "/model/tiny").obligations == first.obligations
+
+
+def test_tenants_that_nobody_wrote_rules_for_share_what_decides_about_them(bundle: Bundle) -> None:
+    """Whatever tenants tokens name, no more is kept for them."""
+    enforcers = Enforcers(bundle)
+    assert enforcers.shard("one", "call") is enforcers.shard("two", "call")
+    assert enforcers.shard("acme", "call") is enforcers.shard("acme", "call")
+    assert enforcers.shard("acme", "call") is not enforcers.shard("one", "call")
 
 
 def test_rule_with_several_lines_is_told_once_whatever_the_engine(folder: Folder) -> None:
