@@ -6,13 +6,13 @@ themselves are kept in memory alone: an agent whose question is lost asks again 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from audit import LedgerReader, LedgerReceipt, Record
 from controlplane.approvals import Book, NotPossible, Question, Word
-from controlplane.approvals.book import GIVEN, LONGEST_S, REFUSED, USED
+from controlplane.approvals.book import GIVEN, LONGEST_S, REFUSED, USED, RolesOf
 from controlplane.approvals.question import word_facts
 from controlplane.behaviour.past import first_since
 from controlplane.calls import Principal
@@ -29,7 +29,7 @@ class ApprovalDesk:
     """``console.approval_views.ApprovalControl``."""
 
     book: Book
-    policy: BundlePolicy
+    roles_of: RolesOf
     append: Append
     wall: Callable[[], float]
     metrics: Metrics
@@ -56,8 +56,7 @@ class ApprovalDesk:
         return receipt
 
     def _roles(self, question: Question, by: Principal) -> tuple[str, ...]:
-        bundle = self.policy.bundle
-        roles = bundle.directory.roles_of(by.tenant, by.subject) if bundle is not None else ()
+        roles = self.roles_of(by.tenant, by.subject)
         return self.book.require(question, by=by.subject, delegated=bool(by.chain), roles=roles)
 
     def _hindrance(self, question: Question, reader: Principal) -> str:
@@ -66,6 +65,16 @@ class ApprovalDesk:
         except NotPossible as error:
             return error.detail
         return ""
+
+
+def roles_in(policy: BundlePolicy) -> RolesOf:
+    """As the directory of the bundle in force has them."""
+
+    def roles_of(tenant: str, person: str) -> Collection[str]:
+        bundle = policy.bundle
+        return () if bundle is None else bundle.directory.roles_of(tenant, person)
+
+    return roles_of
 
 
 def recall(book: Book, reader: LedgerReader, now_s: float) -> None:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from audit import AuditUnavailable, Commitments, LedgerReader, SqliteLedger, load_commitment_key
 from controlplane.adaptation import isolate
 from controlplane.adapting import Adapting
-from controlplane.approval_desk import ApprovalDesk, recall
+from controlplane.approval_desk import ApprovalDesk, recall, roles_in
 from controlplane.approvals import Book
 from controlplane.behaviour import Behaving, Finding, Keeper, Oversight, Remembering, Watch
 from controlplane.behaviour_desk import BehaviourDesk, words_in
@@ -105,7 +105,7 @@ class ControlPlane:
         self.identity = TokenIdentity(self.identity_settings, wall_clock=self.clock.wall)
         self.registry = load_registry(settings.registry) if settings.registry else Registry()
         self.obligations = obligations or discharges(RateLimit(settings.limits.max_counters), self.clock.monotonic)
-        self.approvals = Book(settings.approvals)
+        self.approvals, self.roles_of = Book(settings.approvals), roles_in(self.policy)
         self.watch = Watch(settings.behaviour, lambda: self.policy.bundle, self._behaved)
         self.grpc_port = 0
 
@@ -284,7 +284,7 @@ class ControlPlane:
         reader, now_s = LedgerReader(self.settings.audit.path), self.clock.wall()
         await anyio.to_thread.run_sync(recall, self.approvals, reader, now_s)
         shown_bytes, told = self.settings.approvals.shown_bytes, self.metrics.observe_approval
-        return KeepApprovals(self.approvals, commit, append, shown_bytes, self.clock.wall, told)
+        return KeepApprovals(self.approvals, commit, append, self.roles_of, shown_bytes, self.clock.wall, told)
 
     async def _choices(self, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup) -> None:
         self.choosing = Choosing(
@@ -420,7 +420,7 @@ class ControlPlane:
             adaptation=AdaptationShown(self.adapting, self.policy),
             behaviour=BehaviourDesk(self.oversight, self.clock.wall),
             playbooks=PlaybooksShown(self.playbooks),
-            approvals=ApprovalDesk(self.approvals, self.policy, self.ledger.append, self.clock.wall, self.metrics),
+            approvals=ApprovalDesk(self.approvals, self.roles_of, self.ledger.append, self.clock.wall, self.metrics),
         )
         return console(operations.ports(), self.settings.console, monotonic=self.clock.monotonic)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -14,6 +14,10 @@ GIVEN, REFUSED, USED = "approval.given", "approval.refused", "approval.used"
 
 LONGEST_S = 7 * 24 * 3600
 """No question and no answer stands for longer (policy sees to it), so that a start has only so much to read back."""
+
+
+RolesOf = Callable[[str, str], Collection[str]]
+"""The roles that a person holds in a tenant."""
 
 
 class Crowded(Exception):
@@ -97,6 +101,14 @@ class Book:
         heard = replace(current, words=(*others, word))
         self._questions[heard.statement] = heard
         return heard
+
+    def recount(self, statement: str, roles_of: RolesOf) -> None:
+        """Leave out what people agreed to for roles that they hold no longer. A no stays a no."""
+        found = self._questions.get(statement)
+        if found is not None:
+            counted = tuple(word.within(roles_of(found.tenant, word.by)) for word in found.words)
+            words = tuple(word for word in counted if word.roles or not word.approves)
+            self._questions[statement] = replace(found, words=words)
 
     def take(self, statement: str, now_s: float) -> Question | None:
         """The approval, for one call: nobody else gets it. None where it is not approved."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -37,6 +37,10 @@ class Word:
 
     def placed(self, index: int) -> Word:
         return replace(self, index=index)
+
+    def within(self, roles: Collection[str]) -> Word:
+        """The same word for those of its roles alone."""
+        return replace(self, roles=tuple(role for role in self.roles if role in roles))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

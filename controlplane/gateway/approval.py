@@ -4,8 +4,9 @@
 
 A call that nobody has approved is refused with ``approval_required``: a question to people, which the agent answers by
 repeating the call, unchanged, once they have agreed (AuthZEN's Access Request and Approval profile calls it a
-requestable denial). Policy decides anew then. An approval is for one call: it is used up, durably, before the call's
-intent is recorded. Fails closed: an approval that cannot be recorded as used is not used.
+requestable denial). Policy decides anew then, and whoever agreed must still hold the role. An approval is for one call:
+it is used up, durably, before the call's intent is recorded. Fails closed: an approval that cannot be recorded as used
+is not used.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import msgspec
 from msgspec.structs import replace
 
 from controlplane.approvals import Approver, Book, Crowded, Question, State
-from controlplane.approvals.book import USED
+from controlplane.approvals.book import USED, RolesOf
 from controlplane.approvals.question import MILLI, approver_facts, approvers_in
 from controlplane.calls import Call, Decision, Effect, Obligation, Principal
 from controlplane.gateway.gateway import APPROVAL, duty_in
@@ -52,6 +53,7 @@ class KeepApprovals:
     book: Book
     commit: Callable[[bytes], str]
     append: Append
+    roles_of: RolesOf
     shown_bytes: int
     wall: Callable[[], float]
     told: Told
@@ -66,6 +68,7 @@ class KeepApprovals:
             return decision
         try:
             wish = self._wish(duty, decision, principal, call)
+            self.book.recount(wish.statement, self.roles_of)
             approved = self.book.take(wish.statement, wish.asked_s)
             if approved is None:
                 return self._refusal(decision, wish, call)

@@ -37,13 +37,22 @@ class Office:
     broken: Exception | None = None
     used: list[Mapping[str, Any]] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    roles: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"ada": ("boss",), "bob": ("boss",)})
     settings: ApprovalSettings = field(default_factory=ApprovalSettings)
 
     def __post_init__(self) -> None:
         self.rig.policy.decision = structs.replace(ALLOW, rules=(RULE,), obligations=strictest([DUTY]))
         self.rig.obligations = Obligations({"require_approval": met_later, "budget": met_later})
         self.book = Book(self.settings)
-        self.keeper = KeepApprovals(self.book, lambda data: data.hex(), self.append, 64, lambda: NOW, self.told.append)
+        self.keeper = KeepApprovals(
+            book=self.book,
+            commit=lambda data: data.hex(),
+            append=self.append,
+            roles_of=lambda _tenant, person: self.roles.get(person, ()),
+            shown_bytes=64,
+            wall=lambda: NOW,
+            told=self.told.append,
+        )
 
     async def append(self, kind: str, body: Mapping[str, Any]) -> object:
         await asyncio.sleep(0)
@@ -123,6 +132,25 @@ async def test_the_approval_is_on_record_as_used_before_the_intent_is(office: Of
     (duty,) = admission.decision.obligations
     assert duty.parameters["words"] == [{"by": "ada", "at_ms": int(NOW * 1000), "index": 3}]
     canonical({"parameters": dict(duty.parameters)})
+
+
+async def test_who_holds_the_role_no_longer_has_approved_nothing(office: Office) -> None:
+    await office.refused(id="q1")
+    office.approve("q1")
+    office.roles["ada"] = ("desk",)
+    refused = await office.refused(id="c2")
+    (duty,) = refused.decision.obligations
+    assert (refused.decision.reason, duty.parameters["id"], duty.parameters["words"]) == ("approval_required", "q1", [])
+    office.approve("q1")
+    office.roles["ada"] = ("boss",)
+    await office.admit(id="c3")
+
+
+async def test_who_refused_has_refused_whatever_becomes_of_them(office: Office) -> None:
+    await office.refused(id="q1")
+    office.refuse("q1")
+    office.roles.clear()
+    assert (await office.refused(id="c2")).decision.reason == "approval_refused"
 
 
 async def test_of_two_at_once_one_goes_out(office: Office) -> None:
