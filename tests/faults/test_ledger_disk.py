@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +21,16 @@ from typing import Any
 import anyio
 import pytest
 
-from audit import AuditSettings, AuditUnavailable, IntentNotOpen, LedgerInUse, LedgerReader, LedgerReceipt, SqliteLedger
+from audit import (
+    AuditSettings,
+    AuditUnavailable,
+    IntentNotOpen,
+    LedgerInUse,
+    LedgerReader,
+    LedgerReceipt,
+    SqliteLedger,
+    new_event_id,
+)
 from audit.merkle import Frontier, leaf_hash
 from audit.store.sqlite import SqliteStore
 from audit.verify import verify
@@ -130,7 +140,7 @@ async def test_a_step_that_fails_refuses_the_call_and_the_ledger_heals(tmp_path:
     await until(lambda: ledger.is_writable)
     receipt = await ledger.append("note", {})
     assert receipt.index >= size
-    (told,) = ledger.read(kinds=["sink.failed"], limit=1)
+    (told,) = ledger.read(kinds=["sink.failed"])
     assert told.body["failure"]["reason"] == "io_error"
     await close_and_verify(ledger, settings)
 
@@ -168,6 +178,8 @@ async def test_a_commit_that_succeeded_but_said_it_failed_is_acknowledged(tmp_pa
     assert ledger.read(after=receipt.index - 1)[0].body["number"] == 1
     await until(lambda: ledger.is_writable)
     assert (await ledger.append("note", {})).index > receipt.index
+    (told,) = ledger.read(kinds=["sink.failed"])
+    assert told.body["failure"]["reason"] == "io_error"
     await ledger.append("outcome", {}, closes=receipt.event_id)
     await close_and_verify(ledger, settings)
 
@@ -186,6 +198,20 @@ async def test_while_the_head_cannot_be_read_the_caller_is_refused_and_its_inten
     assert ledger.open_intents() == {}
     (outcome,) = ledger.read(kinds=["outcome"])
     assert outcome.body["outcome"] == {"status": "cancelled", "error": "unacknowledged"}
+    await close_and_verify(ledger, settings)
+
+
+async def test_an_intent_that_the_disk_refused_may_be_tried_again(tmp_path: Path) -> None:
+    disk, settings = Disk(), settings_in(tmp_path)
+    ledger = await opened(disk, settings)
+    event_id = new_event_id()
+    disk.before["COMMIT"] = failing("SQLITE_FULL", sqlite3.SQLITE_FULL)
+    with pytest.raises(AuditUnavailable):
+        await ledger.append("intent", {}, event_id=event_id, opens=True)
+    disk.heal()
+    await until(lambda: ledger.is_writable)
+    receipt = await ledger.append("intent", {}, event_id=event_id, opens=True)
+    assert ledger.open_intents() == {event_id: receipt.index}
     await close_and_verify(ledger, settings)
 
 
@@ -404,21 +430,27 @@ async def test_a_database_locked_by_another_process_refuses_in_time(tmp_path: Pa
 
 
 async def test_a_failure_record_tells_of_everybody_who_was_refused(tmp_path: Path) -> None:
-    """Attempts that fail as well, each with a record of the failure that never lands, make nobody forgotten."""
+    """Attempts that fail as well, each with a record of the failure that never lands, make nobody forgotten.
+
+    And the failure is as long as all of them.
+    """
     disk, settings = Disk(), settings_in(tmp_path)
     ledger = await opened(disk, settings)
     disk.before["COMMIT"] = failing("SQLITE_FULL", sqlite3.SQLITE_FULL)
-    refused = 0
+    refused, since_s, began_s = 0, 0.0, time.monotonic()
     for _ in range(3):
-        attached = disk.attached
+        attached, until_s = disk.attached, time.monotonic()
         for _ in range(5):
             with pytest.raises(AuditUnavailable):
                 await ledger.append("note", {})
             refused += 1
+            since_s = since_s or time.monotonic()
         await until(lambda attached=attached: disk.attached > attached + 1)
     disk.heal()
     await until(lambda: ledger.is_writable and not ledger.waiting)
-    assert sum(record.body["failure"]["refused"] for record in ledger.read(kinds=["sink.failed"])) == refused
+    (told,) = ledger.read(kinds=["sink.failed"])
+    assert told.body["failure"]["refused"] == refused
+    assert (until_s - since_s) * 1000 - 1 <= told.body["failure"]["lasted_ms"] <= (time.monotonic() - began_s) * 1000
     await close_and_verify(ledger, settings)
 
 

@@ -247,6 +247,42 @@ async def test_an_older_copy_of_the_file_fences(
         await ledger.append("note", {})
 
 
+async def test_a_process_that_cannot_be_had_for_now_is_tried_for_again(
+    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    kill(ledger)
+    await until(lambda: writer_of(ledger)._failures > 2)
+    monkeypatch.undo()
+    await until(lambda: ledger.is_writable)
+    await ledger.append("note", {})
+
+
+async def test_a_ledger_that_is_closed_between_two_attempts_makes_no_other(
+    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = writer_of(ledger)
+    writer._failures = 9
+    kill(ledger)
+    await until(lambda: not ledger.is_writable)
+    await ledger.close()
+    assert writer._retry is not None
+    assert writer._retry.cancelled()
+
+
+async def test_a_ledger_that_is_closed_in_mid_attempt_has_the_new_writer_end(
+    ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, abandoned = writer_of(ledger), []
+    monkeypatch.setattr(writer, "_begin_later", lambda: None)
+    monkeypatch.setattr(writer, "abandon", lambda: abandoned.append(writer.pid))
+    kill(ledger)
+    await until(lambda: not ledger.is_writable)
+    writer._begin_anew()
+    await ledger.close()
+    assert (writer.pid, abandoned) == (None, [])
+
+
 async def test_attempts_to_begin_anew_grow_rare(ledger: SqliteLedger) -> None:
     writer, waits_s = writer_of(ledger), []
     for _ in range(12):
@@ -276,11 +312,15 @@ async def test_somebody_elses_records_fence_a_writer_that_was_away(
     taken_over = await anyio.run_process(command, check=False)
     assert taken_over.returncode == 0, taken_over.stderr.decode()
     monkeypatch.undo()
+    writer, when_fenced = writer_of(ledger), list[bool]()
+    begin_later = writer._begin_later
+    monkeypatch.setattr(writer, "_begin_later", lambda: (when_fenced.append(writer._is_fenced), begin_later()))
     await until(lambda: ledger.trouble == "fenced")
     with pytest.raises(AuditUnavailable, match="fenced"):
         await ledger.append("outcome", {}, closes=intent.event_id)
     size = LedgerReader(settings.path).head().size
-    await asyncio.sleep(0.1)
+    await until(lambda: writer.pid is None)
+    assert True not in when_fenced, "nothing is begun anew upon what somebody else wrote"
     assert ledger.trouble == "fenced"
     assert LedgerReader(settings.path).head().size == size
 

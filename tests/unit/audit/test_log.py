@@ -23,6 +23,7 @@ from audit import (
     new_event_id,
 )
 from audit.checkpoint import VerifierKey, open_checkpoint
+from audit.log import RECOVERED_LISTED
 from audit.merkle import Frontier, extends, includes, leaf_hash
 from audit.verify import verify
 from audit.writing.records import Landed, Pending
@@ -90,6 +91,14 @@ async def test_concurrent_callers_share_commits_and_keep_their_order(ledger: Sql
     assert [receipt.index for receipt in receipts] == list(range(1, 301))
     assert len({receipt.checkpoint for receipt in receipts}) < 300
     assert [record.body["number"] for record in ledger.read(after=0, limit=300)] == list(range(300))
+
+
+async def test_a_commit_takes_no_more_than_its_limit(settings: AuditSettings) -> None:
+    ledger = await reopened(settings.model_copy(update={"batch_limit": 2}))
+    receipts = await asyncio.gather(*(ledger.append("note", {}) for _ in range(9)))
+    assert [receipt.index for receipt in receipts] == list(range(1, 10))
+    assert len({receipt.checkpoint for receipt in receipts}) >= 5
+    await ledger.close()
 
 
 async def test_receipts_prove_inclusion_and_consistency_offline(ledger: SqliteLedger) -> None:
@@ -198,6 +207,20 @@ async def test_what_a_dead_process_left_open_is_closed_at_the_next_start(setting
     await (await reopened(settings)).close()
     assert len(LedgerReader(settings.path).read(kinds=["recovery"])) == 1
     assert_sound(settings)
+
+
+async def test_what_many_dead_calls_left_open_is_closed_for_each_and_counted(settings: AuditSettings) -> None:
+    """A record has a largest size: the one that sums up names only some of them."""
+    ledger = await reopened(settings)
+    orphans = await asyncio.gather(*(ledger.append("intent", {}, opens=True) for _ in range(RECOVERED_LISTED + 2)))
+    await ledger.close()
+    ledger = await reopened(settings)
+    assert ledger.open_intents() == {}
+    assert len(ledger.read(kinds=["outcome"], limit=1000)) == len(orphans)
+    (recovery,) = ledger.read(kinds=["recovery"])
+    listed = [orphan.event_id for orphan in orphans[:RECOVERED_LISTED]]
+    assert recovery.body["recovery"] == {"count": len(orphans), "intents": listed}
+    await ledger.close()
 
 
 async def test_a_caller_that_is_cancelled_learns_first_what_is_on_the_disk(ledger: SqliteLedger) -> None:
