@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Protocol
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from audit import LedgerReceipt
 from controlplane.calls import Principal
 from controlplane.console.changes import Wish
 
-Reason = Annotated[str, Field(min_length=3, max_length=500, description="Why, in a sentence; kept in the ledger.")]
+Reason = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=3, max_length=500),
+    Field(description="Why, in a sentence; kept in the ledger."),
+]
 Key = Annotated[str, Field(max_length=200, description="The same key again means the same change again.")]
 
 
