@@ -8,7 +8,7 @@ from starlette.routing import BaseRoute, Route
 
 from controlplane.console.approval_views import ApprovalControl
 from controlplane.console.approvals import RESOURCE
-from controlplane.console.frame import Frame
+from controlplane.console.frame import Frame, now_utc
 from controlplane.console.ports import NotFound
 
 ANSWERS = {"approve": True, "refuse": False}
@@ -28,12 +28,15 @@ class ApprovalPages:
     async def questions(self, request: Request) -> Response:
         visitor = await self._frame.visitor(request, RESOURCE)
         standing = self._control.questions(visitor.principal)
+        can_answer = any(not each.hindrance for each in standing)
         return self._frame.page(
             request,
             "approvals.html",
             visitor,
             waiting=[each for each in standing if each.state == "waiting"],
             answered=[each for each in standing if each.state != "waiting"],
+            forbidden=can_answer and not await self._frame.may(visitor, "write", resource=RESOURCE),
+            now_s=now_utc().timestamp(),
         )
 
     async def answer(self, request: Request) -> Response:

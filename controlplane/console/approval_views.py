@@ -44,6 +44,11 @@ class QuestionShown:
     shown: str
     hindrance: str
 
+    def waits_for(self, reader: str) -> bool:
+        """Whether this reader, whom ``hindrance`` is about, is among those whose answer is still missing."""
+        has_said = reader in {word.by for word in self.words}
+        return self.state == "waiting" and not self.hindrance and not has_said
+
 
 class ApprovalControl(Protocol):
     def questions(self, reader: Principal) -> Sequence[QuestionShown]:

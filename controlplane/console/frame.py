@@ -78,6 +78,15 @@ class Frame:
             principal = await self._authorize(session.credential, "read", resource)
         return Visitor(session, principal)
 
+    async def may(self, visitor: Visitor, *actions: str, resource: str) -> bool:
+        """Whether a visitor may do all of ``actions`` as well. Raises ``NotProven`` or ``Unavailable``."""
+        try:
+            for action in actions:
+                await self._authorize(visitor.session.credential, action, resource)
+        except NotAllowed:
+            return False
+        return True
+
     def _session(self, request: Request) -> Session:
         session = self.sessions.find(request)
         if session is None:

@@ -17,9 +17,11 @@ from starlette.routing import BaseRoute, Route
 
 from audit import AuditUnavailable, LedgerHead
 from controlplane.calls import Principal
+from controlplane.console.approval_trace import ApprovalTrace, trace_of
+from controlplane.console.approvals import RESOURCE as APPROVALS
 from controlplane.console.calls import CallHistory, CallView
 from controlplane.console.changes import HOLD, Changes, Wish
-from controlplane.console.frame import READ, Frame, Visitor, form_of
+from controlplane.console.frame import READ, Frame, Visitor, form_of, now_utc
 from controlplane.console.guard import require_same_site
 from controlplane.console.ports import ConsoleError, ConsolePorts, NotFound
 from controlplane.console.settings import ConsoleSettings
@@ -89,12 +91,15 @@ class Pages:
         except ConsoleError as error:
             return self._frame.sign_in(request, error)
         call_id = request.path_params["call_id"]
-        found = await to_thread.run_sync(
-            lambda: self._history.find(call_id, lambda tenant: self._ports.sees(visitor.principal, tenant))
-        )
+        found, approval = await to_thread.run_sync(lambda: self._call(call_id, visitor.principal))
         if found is None:
             raise NotFound("unknown_call", "no such call that you may see")
-        return self._frame.page(request, "call.html", visitor, call=found)
+        now_ms = now_utc().timestamp() * 1000
+        return self._frame.page(request, "call.html", visitor, call=found, approval=approval, now_ms=now_ms)
+
+    def _call(self, call_id: str, principal: Principal) -> tuple[CallView | None, ApprovalTrace | None]:
+        found = self._history.find(call_id, lambda tenant: self._ports.sees(principal, tenant))
+        return found, None if found is None else trace_of(found, self._ports.ledger)
 
     async def login_form(self, request: Request) -> Response:
         return self._frame.page(request, "login.html", None, problem="")
@@ -165,7 +170,16 @@ class Pages:
             "models": self._ports.models.view(),
             "policy": self._ports.policy_status(),
             "hold_word": HOLD,
+            "asked": await self._asked(visitor),
         }
+
+    async def _asked(self, visitor: Visitor) -> int:
+        """How many calls wait for this visitor's approval."""
+        if self._ports.approvals is None:
+            return 0
+        standing = self._ports.approvals.questions(visitor.principal)
+        count = sum(each.waits_for(visitor.principal.subject) for each in standing)
+        return count if count and await self._frame.may(visitor, "read", "write", resource=APPROVALS) else 0
 
     def _from_ledger(self, principal: Principal) -> tuple[list[CallView], LedgerHead]:
         page = self._history.page(lambda tenant: self._ports.sees(principal, tenant), self._settings.calls_shown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
 
 from audit.visible import visible
@@ -20,6 +21,7 @@ TONES = {
 }
 """How a state looks; what is not listed looks like nothing in particular."""
 
+EMPTY_LINES = 3  # so many in a row are shown as they are
 UNITS = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"))
 
 
@@ -28,8 +30,12 @@ def tone(state: str) -> str:
 
 
 def lines(text: str) -> str:
-    """Text of several lines, each as ``visible`` shows it."""
-    return "\n".join(visible(line) for line in text.split("\n"))
+    """Text of several lines, each as ``visible`` shows it. Nothing is pushed out of sight by lines that are empty."""
+    shown: list[str] = []
+    for is_empty, group in groupby(text.split("\n"), key=lambda line: not line.strip()):
+        found = list(group)
+        shown += [f"… {len(found):,} empty lines"] if is_empty and len(found) > EMPTY_LINES else map(visible, found)
+    return "\n".join(shown)
 
 
 def clock(time_ms: int) -> str:

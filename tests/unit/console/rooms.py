@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from audit import LedgerReceipt
+from controlplane.approval_desk import ApprovalDesk
+from controlplane.approvals import ApprovalSettings, Approver, Book, Question
 from controlplane.calls import Principal
 from controlplane.console.behaviour_views import BY_HAND, AgentWord, HeldAgent, LeftAlone
 from controlplane.console.cost_views import BudgetView, CostView
 from controlplane.console.playbook_views import PlaybookShown
 from controlplane.console.ports import AdaptedShown, LearntView, NotFound, ReplicaShown, RuleShown
 from controlplane.drift_desk import DriftDesk
+from controlplane.telemetry.metrics import Metrics
 from tests.unit.console.world import Noted, World
 
 TODAY = datetime.now(UTC).date()
@@ -149,6 +153,40 @@ class Reviews:
 
 
 @dataclass
+class Approvals:
+    """Questions to people, and the real desk before them. ``roles`` is who holds what, in every tenant."""
+
+    book: Book = field(default_factory=lambda: Book(ApprovalSettings()))
+    roles: dict[str, tuple[str, ...]] = field(
+        default_factory=lambda: {"user:boss": ("boss",), "user:deputy": ("boss",)}
+    )
+    meanwhile: Callable[[], object] = lambda: None  # what happens between a word's record and its being heard
+    later_s: float = 0.0
+
+    def roles_of(self, _tenant: str, subject: str) -> tuple[str, ...]:
+        return self.roles.get(subject, ())
+
+    def wall(self) -> float:
+        return time.time() + self.later_s
+
+    def desk(self, world: World) -> ApprovalDesk:
+        async def append(kind: str, body: Mapping[str, Any]) -> LedgerReceipt:
+            receipt: LedgerReceipt = await world.append(kind, body)
+            self.meanwhile()
+            return receipt
+
+        return ApprovalDesk(self.book, self.roles_of, append, self.wall, Metrics())
+
+    def ask(self, number: int = 1, **fields: Any) -> Question:
+        self.book.ask(a_question(number, **fields))
+        return self.book.standing(self.wall())[-1]
+
+    def said(self) -> list[tuple[str, bool, str]]:
+        """What has been heard: who, whether yes, and why."""
+        return [(word.by, word.approves, word.reason) for each in self.book.standing(0) for word in each.words]
+
+
+@dataclass
 class Rooms:
     """Hand it to ``world``."""
 
@@ -159,6 +197,7 @@ class Rooms:
     reviews: Reviews = field(default_factory=Reviews)
     behaviour: Behaviour = field(default_factory=Behaviour)
     playbooks: Playbooks = field(default_factory=Playbooks)
+    approvals: Approvals = field(default_factory=Approvals)
     servers: list[ReplicaShown] = field(default_factory=list)
     desk: DriftDesk | None = None
 
@@ -171,6 +210,7 @@ class Rooms:
             "reviews": self.reviews,
             "behaviour": self.behaviour,
             "playbooks": self.playbooks,
+            "approvals": self.approvals.desk(world),
             "drift": self.desk,
             "replicas": lambda: self.servers,
         }
@@ -192,6 +232,25 @@ def a_held_agent(**changes: Any) -> HeldAgent:
         "facts": {"began_s": 1_763_732_000},
     }
     return HeldAgent(**whole | changes)
+
+
+def a_question(number: int = 1, **changes: Any) -> Question:
+    whole: dict[str, Any] = {
+        "id": f"q{number}",
+        "statement": f"statement-{number}",
+        "tenant": "acme",
+        "subject": "agent:support",
+        "chain": ("agent:helper",),
+        "action": "call",
+        "resource": "/tool/payments.refund",
+        "operation": "call",
+        "rules": (("support.refund.large", "roles/support.yaml:20"),),
+        "approvers": (Approver("boss", 1),),
+        "ttl_s": 900,
+        "asked_s": time.time(),
+        "shown": '{\n  "account": "DE02120300000000202051",\n  "amount": 4800\n}',
+    }
+    return Question(**whole | changes)
 
 
 def a_month_of_costs() -> Costs:

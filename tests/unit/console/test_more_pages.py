@@ -17,6 +17,7 @@ PAGES = {
     "/console/models/risk": "/api/models",
     "/console/models/risk/reports/e1": "/api/models",
     "/console/reviews": "/api/selection",
+    "/console/approvals": "/api/approvals",
     "/console/adaptation": "/api/console",
     "/console/behaviour": "/api/behaviour",
     "/console/playbooks": "/api/playbooks",
@@ -82,6 +83,7 @@ async def test_strangers_words_are_escaped_everywhere(tmp_path: Path) -> None:
                 id=HOSTILE, model=HOSTILE, when=HOSTILE, for_s=1.0, do=HOSTILE, program=HOSTILE, lasting={HOSTILE: 1.0}
             )
         ]
+        rooms.approvals.ask(subject=HOSTILE, chain=(HOSTILE,), resource=HOSTILE, operation=HOSTILE, shown=HOSTILE)
         rooms.servers = [ReplicaShown(backend="tfs", name=HOSTILE, models=("risk",), state="ready", reason=HOSTILE)]
         rooms.selection.known = [
             LearntView(
@@ -95,7 +97,7 @@ async def test_strangers_words_are_escaped_everywhere(tmp_path: Path) -> None:
                                 "tolerated": 0.1, "crossings": 0}],
         )  # fmt: skip
         client = await signed_in(console)
-        for path in ("models", "models/risk", "reviews", "behaviour", "playbooks", f"calls?q={HOSTILE}"):
+        for path in ("models", "models/risk", "reviews", "approvals", "behaviour", "playbooks", f"calls?q={HOSTILE}"):
             page = (await client.get(f"/console/{path}")).text
             assert HOSTILE not in page, path
             assert "&lt;script&gt;" in page, path

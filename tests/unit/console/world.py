@@ -32,6 +32,8 @@ PEOPLE = {
     "operator-token": OPERATOR,
     "monitor-token": Principal(subject="service:monitor", tenant="acme", kind="service"),
     "globex-token": Principal(subject="user:operator", tenant="globex", kind="user"),
+    "boss-token": Principal(subject="user:boss", tenant="acme", kind="user"),
+    "deputy-token": Principal(subject="user:deputy", tenant="acme", kind="user"),
     "reader-token": Principal(subject="user:reader", tenant="acme", kind="user"),
     "nobody-token": Principal(subject="user:nobody", tenant="acme", kind="user"),
 }
