@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from controlplane import fleet
+from controlplane.approvals import Approver
 from controlplane.console.behaviour_views import BY_HAND, LeftAlone
 from controlplane.console.drift_views import SentReport
 from controlplane.console.playbook_views import PlaybookShown
 from controlplane.console.ports import AdaptedShown, LearntView, ReplicaShown, RuleShown
+from tests.matrix.drivers import DRIVERS
+from tests.matrix.test_approved import ask, token_of, write_people
+from tests.matrix.upstreams import Upstream
+from tests.matrix.world import World as Place
+from tests.matrix.world import running
 from tests.real.test_console_browser import Browser, a_busy_morning, browser, pictures, served
 from tests.unit.console.rooms import MINUTE_MS, Rooms, a_held_agent, a_month_of_costs, evidence_at
 from tests.unit.console.test_playbooks_page import WAKE, ran
@@ -28,6 +37,7 @@ PAGES = {
     "models": "models",
     "model": "models/risk",
     "reviews": "reviews",
+    "approvals": "approvals",
     "adaptation": "adaptation",
     "behaviour": "behaviour",
     "playbooks": "playbooks",
@@ -128,6 +138,48 @@ async def agents_in_trouble(console: World, rooms: Rooms) -> None:
         )
 
 
+async def calls_that_wait(console: World, rooms: Rooms) -> None:
+    """``user:boss`` may answer three of five; one is long, and one of an agent that would not be read."""
+    two, now_s = (Approver("boss", 2),), time.time()
+    rooms.approvals.roles["user:chief"] = ("boss",)
+    rooms.approvals.ask(1)
+    rooms.approvals.ask(
+        2,
+        approvers=two,
+        subject="agent:treasury",
+        chain=(),
+        resource="/mcp/bank/transfer",
+        operation="tools/call",
+        asked_s=now_s - 3_000,
+        ttl_s=7_200,
+        shown=TRANSFER,
+    )
+    rooms.approvals.ask(3, subject="user:boss", resource="/model/risk", action="infer", operation="Predict")
+    rooms.approvals.ask(
+        4,
+        subject=f"agent:{'very-' * 30}long",
+        resource=f"/tool/\u202e{'x' * 180}",
+        asked_s=now_s - 60,
+        shown="\n".join(["{", *(f'  "{n:03}": "{"value " * 40}",' for n in range(60)), "}"]),
+    )
+    rooms.approvals.ask(5, subject="agent:night-batch", resource="/tool/files.delete", asked_s=now_s - 600, ttl_s=3_600)
+    rooms.approvals.ask(6, subject="agent:night-batch", resource="/tool/files.export", asked_s=now_s - 500, ttl_s=3_600)
+    for question, token, answer, reason in (
+        ("q2", "deputy-token", "approve", "The invoice is signed, and the account is the one we have always paid."),
+        ("q5", "deputy-token", "approve", "These are last year's temporary files."),
+        ("q6", "deputy-token", "refuse", "Nothing is exported at the end of a quarter."),
+    ):
+        said = {"answer": answer, "reason": reason}
+        heard = await console.client(token).post(f"/api/approvals/{question}", json=said)
+        assert heard.status_code == 200, heard.text
+
+
+TRANSFER = json.dumps(
+    {"name": "transfer", "arguments": {"to": "DE02120300000000202051", "amount": "48,000.00", "currency": "EUR",
+     "purpose": "Invoice 2026-1187, second half", "urgent": False}}, indent=2,
+)  # fmt: skip
+
+
 async def filled(console: World, rooms: Rooms, html: bytes) -> None:
     await a_busy_morning(console)
     await a_model_in_trouble(console)
@@ -161,6 +213,7 @@ async def filled(console: World, rooms: Rooms, html: bytes) -> None:
     ]
     await agents_in_trouble(console, rooms)
     await playbooks_that_ran(console, rooms)
+    await calls_that_wait(console, rooms)
     assert rooms.desk is not None
     now_ms = round(time.time() * 1000)
     for step in range(STEPS):
@@ -194,7 +247,7 @@ async def test_every_page_fits_its_window_and_has_nothing_to_complain_about(tmp_
     rooms = Rooms(tmp_path, costs=a_month_of_costs())
     async with world(tmp_path, rooms) as console, served(console) as url, browser() as chromium:
         await filled(console, rooms, report_html())
-        await chromium.sign_in(url)
+        await chromium.sign_in(url, "boss-token")
         await chromium.page.get_by_role("heading", name="Calls").wait_for()
         await chromium.page.set_viewport_size({"width": width, "height": 900})
         for name, path in PAGES.items():
@@ -308,3 +361,42 @@ async def test_a_person_lifts_a_block_and_blocks_an_agent(tmp_path: Path) -> Non
             "its key was on a public page",
         ]
         assert chromium.complaints == []
+
+
+class OverHttp(Place):
+    def document(self) -> dict[str, Any]:
+        return super().document() | {"console": {"secure_cookie": False}}
+
+
+async def test_a_person_approves_by_clicking_and_the_call_goes_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "DEPLOYMENT_CHECK_S", 3600)  # what reaches the upstream then is the agent's doing
+    tool = next(driver for driver in DRIVERS if driver.name == "tools")
+    async with Upstream() as upstream:
+        place = OverHttp(tmp_path, upstream)
+        place.build()
+        write_people(place)
+        async with running(place, obligations=None) as gate, browser(java_script_enabled=False) as chromium:
+            page = chromium.page
+            assert (await ask(tool, gate)).reason == "approval_required"
+            await chromium.sign_in(gate.url, token_of(place, "user:ada"))
+            await page.get_by_text("1 call waits for your approval.").wait_for()
+            await page.get_by_role("link", name="Look at it").click()
+            assert json.loads(await page.locator("pre").inner_text()) == {"amount": 5}
+            await page.get_by_label("Reason to approve /tool/refund of agent:good").fill(
+                "the customer was charged twice"
+            )
+            await looked_at(chromium, "approvals-answer", pictures(tmp_path))
+            await page.get_by_role("button", name="Approve once").click()
+            await page.get_by_text("approved, not used yet").wait_for()
+            assert upstream.calls == []
+            done = await ask(tool, gate)
+            assert (done.status, len(upstream.calls)) == (200, 1)
+            await page.get_by_role("link", name="Look again").click()
+            await page.get_by_text("No call waits for an approval.").wait_for()
+            await page.goto(f"{gate.url}/console/calls/{done.receipt}")
+            await page.get_by_text("user:ada for boss: the customer was charged twice").wait_for()
+            await looked_at(chromium, "approved-call", pictures(tmp_path))
+            assert chromium.complaints == []
+            await gate.records(3)

@@ -237,7 +237,7 @@ async def test_the_page_says_who_wants_what_by_which_rule_until_when_and_who_mus
         "agent:support through agent:helper of tenant acme",
         "infer, Predict",
         "support.refund.large roles/support.yaml:20",
-        "1 more who holds boss",
+        "1 more person with role boss",
         '"account": "DE02120300000000202051",',
         "15 min left",
         f"user:deputy for boss: {YES['reason']}",
@@ -387,6 +387,7 @@ async def test_the_page_of_a_call_says_who_approved_it_and_why(rooms: Rooms, con
     page = await call_page(console, await call_with(console, duty_of(question), denied=False))
     assert 'href="/console/calls/q1"' in page
     assert "require_approval" not in page
+    assert "2 people with role boss" in text_of(page)
     for who, word in zip(("user:boss", "user:deputy"), question.words, strict=True):
         assert f"{who} for boss: {YES['reason']}" in text_of(page)
         assert f"#{word.index}" in page
