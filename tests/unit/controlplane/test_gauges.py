@@ -6,6 +6,7 @@ from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
+from controlplane.approvals import ApprovalSettings, Approver, Book, Question, Word
 from controlplane.gauges import Gauges
 from controlplane.pools import ReplicaView
 from controlplane.telemetry.metrics import Metrics
@@ -18,7 +19,7 @@ def replica(name: str, state: State, **said: Any) -> ReplicaView:
     return ReplicaView("vllm", ("tiny",), ReplicaStatus(**unsaid | {"name": name, "state": state} | said))
 
 
-async def reported(*replicas: ReplicaView) -> str:
+async def reported(*replicas: ReplicaView, approvals: Book | None = None) -> str:
     metrics, nothing = Metrics(), SimpleNamespace()
     never_moves = SimpleNamespace(revision="", error="")
 
@@ -36,6 +37,7 @@ async def reported(*replicas: ReplicaView) -> str:
         adapting=SimpleNamespace(report=lambda: nothing),  # type: ignore[arg-type]
         observations=SimpleNamespace(unread_s=2.5, dropped_by_reason={"too_large": 2}),  # type: ignore[arg-type]
         answers=SimpleNamespace(size_bytes=0),  # type: ignore[arg-type]
+        approvals=approvals or Book(ApprovalSettings()),
         wall_clock=lambda: 7.0,
     )
     await gauges.report()
@@ -67,3 +69,31 @@ async def test_what_the_monitor_does_not_see_is_told_once() -> None:
         'controlplane_guarded_rows_total{model="risk",verdict="violating"} 3.0',
     ):
         assert line in text
+
+
+def question(name: str, asked_s: float) -> Question:
+    return Question(
+        id=name,
+        statement=name,
+        tenant="acme",
+        subject="agent:support",
+        chain=(),
+        action="call",
+        resource="/tool/refund",
+        operation="call",
+        rules=(),
+        approvers=(Approver("finance", 1),),
+        ttl_s=900,
+        asked_s=asked_s,
+    )
+
+
+async def test_calls_that_wait_for_people_are_counted_and_answered_ones_are_not() -> None:
+    book = Book(ApprovalSettings())
+    for name, asked_s in (("answered", 1.0), ("old", 2.0), ("new", 6.0)):
+        book.ask(question(name, asked_s))
+    book.hear("answered", Word(by="user:ada", roles=("finance",), approves=True, at_s=3.0, reason="seen", index=1))
+    text = await reported(approvals=book)
+    assert "controlplane_approvals_waiting 2.0" in text
+    assert "controlplane_approvals_oldest_wait_seconds 5.0" in text
+    assert "controlplane_approvals_oldest_wait_seconds 0.0" in await reported()
