@@ -11,8 +11,10 @@ from urllib.parse import quote
 
 import click
 
-from audit.visible import visible
+from audit.visible import visible, visible_lines
 from controlplane.operator_api import Api, gateway_url, operator_token
+
+QUESTIONS = "/api/approvals"
 
 _question = click.argument("question")
 _reason = click.option("--reason", required=True, help="Why, in a sentence; kept in the ledger.")
@@ -28,8 +30,12 @@ def approvals() -> None:
 @operator_token
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 def list_command(url: str, token_file: Path, *, as_json: bool) -> None:
-    """Show calls that wait, and those that were answered and not made yet."""
-    found = Api(url, token_file).ask("/api/approvals", "questions")["questions"]
+    """Show calls that wait, or were answered and not made yet.
+
+    Of each: who wants what, by which rule, who must agree, who has, until when. What stands behind a bar (|) is the
+    agent's: exactly what would go out.
+    """
+    found = _standing(Api(url, token_file))
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -45,7 +51,11 @@ def list_command(url: str, token_file: Path, *, as_json: bool) -> None:
 @gateway_url
 @operator_token
 def approve_command(question: str, reason: str, url: str, token_file: Path) -> None:
-    """Agree to exactly this call, once."""
+    """Agree to exactly this call, once. QUESTION is an id that `controlplane approvals list` shows.
+
+    The agent then repeats the call, and policy decides anew. You must hold a role that the rule names, and nobody
+    approves a call of their own.
+    """
     _answer(Api(url, token_file), question, "approve", reason)
 
 
@@ -55,23 +65,54 @@ def approve_command(question: str, reason: str, url: str, token_file: Path) -> N
 @gateway_url
 @operator_token
 def refuse_command(question: str, reason: str, url: str, token_file: Path) -> None:
-    """Refuse this call, or take an approval back that was not used yet."""
+    """Refuse this call, or take an approval back that was not used yet. One refusal is enough.
+
+    QUESTION is an id that `controlplane approvals list` shows. You must hold a role that the rule names.
+    """
     _answer(Api(url, token_file), question, "refuse", reason)
 
 
 def _answer(api: Api, question: str, answer: str, reason: str) -> None:
-    api.tell(f"/api/approvals/{quote(question, safe='')}", {"answer": answer, "reason": reason})
+    api.tell(f"{QUESTIONS}/{quote(question, safe='')}", {"answer": answer, "reason": reason})
+    try:
+        standing = _standing(api)
+    except click.ClickException:
+        return  # it has been said, and that is what was asked for
+    for each in standing:
+        if each["id"] == question:
+            click.echo("\n".join((_state(each), *_needs(each))))
+
+
+def _standing(api: Api) -> list[Mapping[str, Any]]:
+    return list(api.ask(QUESTIONS, "questions")["questions"])
 
 
 def _lines(question: Mapping[str, Any]) -> list[str]:
     who = " through ".join(visible(name) for name in (question["subject"], *question["chain"]))
+    lines = [f"{visible(question['id'])}  {_state(question)}", f"{who}: {_what(question)}"]
+    lines += [f"rule {visible(name)} ({visible(source)})" for name, source in question["rules"]]
+    lines += _needs(question)
+    lines += [_said(word) for word in question["words"]]
+    lines += [f"| {line}".rstrip() for line in visible_lines(question["shown"]) if question["shown"]]
+    return lines + ([f"you cannot answer it: {visible(question['hindrance'])}"] if question["hindrance"] else [])
+
+
+def _state(question: Mapping[str, Any]) -> str:
     until = datetime.fromtimestamp(question["until_s"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    lines = [f"{question['id']}  {question['state']} until {until}", f"{who}: {visible(question['resource'])}"]
-    lines += [f"still needs {people} {role}" for role, people in question["missing"].items() if people]
-    lines += [f"{visible(word['by'])} {_said(word)}: {visible(word['reason'])}" for word in question["words"]]
-    lines += [visible(line) for line in question["shown"].split("\n") if line]
-    return lines + ([f"you cannot answer it: {question['hindrance']}"] if question["hindrance"] else [])
+    unused = ", not used yet" if question["state"] == "approved" else ""
+    return f"{visible(question['state'])}{unused}, until {until}"
+
+
+def _what(question: Mapping[str, Any]) -> str:
+    return " ".join(visible(question[part]) for part in ("action", "operation", "resource") if question[part])
+
+
+def _needs(question: Mapping[str, Any]) -> list[str]:
+    if question["state"] != "waiting":
+        return []
+    return [f"still needs {people} with role {visible(role)}" for role, people in question["missing"].items() if people]
 
 
 def _said(word: Mapping[str, Any]) -> str:
-    return "approved" if word["approves"] else "refused"
+    said = "agreed" if word["approves"] else "refused"
+    return f"{visible(word['by'])} {said}: {visible(word['reason'])} (ledger entry {word['ledger_index']})"

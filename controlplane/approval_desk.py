@@ -42,7 +42,9 @@ class ApprovalDesk:
         now_s = self.wall()
         found = self.book.find(question, now_s)
         if found is None or found.tenant != by.tenant:
-            raise NotFound("unknown_question", "no such question stands that you may see")
+            raise NotFound(
+                "unknown_question", "no such question stands that you may see; its time may be over, or it was used"
+            )
         try:
             roles = self._roles(found, by)
         except NotPossible as error:

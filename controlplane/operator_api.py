@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from audit.visible import visible
+
 TIMEOUT_S = 120.0  # a large model takes its time to load
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -75,6 +77,6 @@ def _token_in(path: Path) -> str:
 def _words(error: urllib.error.HTTPError) -> str:
     try:
         problem = json.load(error)
-        return f"{error.code} {problem['reason']}: {problem['detail']}"
+        return visible(f"{error.code} {problem['reason']}: {problem['detail']}")
     except (ValueError, KeyError, TypeError):
-        return f"{error.code} {error.reason}"
+        return visible(f"{error.code} {error.reason}")

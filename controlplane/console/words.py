@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from itertools import groupby
 from typing import Any
 
-from audit.visible import visible
+from audit.visible import visible, visible_lines
 
 GOOD, BUSY, BAD = "good", "busy", "bad"
 TONES = {
@@ -21,7 +20,6 @@ TONES = {
 }
 """How a state looks; what is not listed looks like nothing in particular."""
 
-EMPTY_LINES = 3  # so many in a row are shown as they are
 UNITS = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"))
 
 
@@ -30,12 +28,7 @@ def tone(state: str) -> str:
 
 
 def lines(text: str) -> str:
-    """Text of several lines, each as ``visible`` shows it. Nothing is pushed out of sight by lines that are empty."""
-    shown: list[str] = []
-    for is_empty, group in groupby(text.split("\n"), key=lambda line: not line.strip()):
-        found = list(group)
-        shown += [f"… {len(found):,} empty lines"] if is_empty and len(found) > EMPTY_LINES else map(visible, found)
-    return "\n".join(shown)
+    return "\n".join(visible_lines(text))
 
 
 def clock(time_ms: int) -> str:
