@@ -21,7 +21,7 @@ SHOWN = [  # what the text around the commands promises, in their order
     "support.refund.huge  roles/support.yaml:24",
     "policies: no errors",
     '"reason":"approval_required"',
-    "waiting until",
+    "still needs 1 ",
     "done; ledger entry",
     '"amount": 400, "paid_to"',
     "SOUND",
