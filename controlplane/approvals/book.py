@@ -103,12 +103,18 @@ class Book:
         return heard
 
     def recount(self, statement: str, roles_of: RolesOf) -> None:
-        """Leave out what people agreed to for roles that they hold no longer. A no stays a no."""
+        """Leave out what people agreed to for roles that they hold no longer. A no stays a no. What waits again and
+        cannot be shown any more is forgotten: it has to be asked anew.
+        """
         found = self._questions.get(statement)
-        if found is not None:
-            counted = tuple(word.within(roles_of(found.tenant, word.by)) for word in found.words)
-            words = tuple(word for word in counted if word.roles or not word.approves)
-            self._questions[statement] = replace(found, words=words)
+        if found is None:
+            return
+        counted = tuple(word.within(roles_of(found.tenant, word.by)) for word in found.words)
+        left = replace(found, words=tuple(word for word in counted if word.roles or not word.approves))
+        if found.state is not left.state and not left.shown:
+            del self._questions[statement]
+        else:
+            self._questions[statement] = left
 
     def take(self, statement: str, now_s: float) -> Question | None:
         """The approval, for one call: nobody else gets it. None where it is not approved."""

@@ -217,6 +217,17 @@ def test_after_a_start_nobody_agrees_to_what_they_cannot_be_shown() -> None:
     assert past.book().standing(T + 6) == []
 
 
+def test_what_waits_again_after_a_start_is_asked_anew() -> None:
+    """Its approver lost the role, and what would go out was known to the process before."""
+    past = Past()
+    past.said(a_question(), yes())
+    book = past.book()
+    book.recount("statement-1", lambda _tenant, _person: ("boss",))
+    assert state_of(book, 1, T + 6) is State.APPROVED
+    book.recount("statement-1", lambda _tenant, _person: ())
+    assert state_of(book, 1, T + 6) is None
+
+
 def test_what_is_asked_again_after_its_use_is_another_question() -> None:
     past = Past()
     past.said(a_question(1), yes())
