@@ -308,7 +308,7 @@ class SqliteLedger:
 
     def _abandon(self, event_id: str) -> None:
         """An intent landed whose caller was refused meanwhile: nobody will act on it."""
-        if event_id not in self._open or self._trouble == "closed":
+        if self._trouble == "closed":
             return  # the next start closes it
         body = outcome_body("cancelled", "unacknowledged")
         item = self._prepare("outcome", body, None, False, event_id)

@@ -142,6 +142,7 @@ async def test_a_step_that_fails_refuses_the_call_and_the_ledger_heals(tmp_path:
     assert receipt.index >= size
     (told,) = ledger.read(kinds=["sink.failed"])
     assert told.body["failure"]["reason"] == "io_error"
+    assert len(ledger.read(kinds=["note"])) == 1, "what was refused in trouble is no outcome and not kept"
     await close_and_verify(ledger, settings)
 
 

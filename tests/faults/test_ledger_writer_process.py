@@ -190,6 +190,65 @@ async def test_a_writer_that_does_not_answer_keeps_nobody_waiting(tmp_path: Path
     assert_sound(ledger, settings)
 
 
+async def test_an_intent_that_lands_when_its_caller_was_refused_is_closed_though_the_trouble_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commits whose words arrive together and late: by the first the ledger knows that the store works."""
+    settings = settings_in(tmp_path, stall_limit_s=0.3)
+    ledger = SqliteLedger(settings)
+    await ledger.open()
+    writer, reader, unheard = writer_of(ledger), LedgerReader(settings.path), list[bytes]()
+    monkeypatch.setattr(writer, "data_received", unheard.append)
+    waiting = []
+    for size, options in ((2, {}), (3, {"opens": True})):
+        waiting.append(asyncio.ensure_future(ledger.append("intent" if options else "note", {}, **options)))
+        await until(lambda size=size: reader.head().size == size)
+    assert [str(error) for error in await asyncio.gather(*waiting, return_exceptions=True)] == ["stalled"] * 2
+    monkeypatch.undo()
+    writer.data_received(b"".join(unheard))
+    await until(lambda: ledger.is_writable and not ledger.waiting and not ledger.open_intents())
+    (outcome,) = ledger.read(kinds=["outcome"])
+    assert outcome.body["outcome"] == {"status": "cancelled", "error": "unacknowledged"}
+    await ledger.close()
+    assert_sound(ledger, settings)
+
+
+async def test_a_file_that_is_away_is_noticed_and_told_by_a_writer_that_stays(
+    ledger: SqliteLedger, settings: AuditSettings
+) -> None:
+    pid, away = writer_of(ledger).pid, settings.path.with_name("away")
+    settings.path.rename(away)
+    assert await ledger.probe() is False
+    assert ledger.trouble == "file_replaced"
+    away.rename(settings.path)
+    await until(lambda: ledger.is_writable)
+    settings.path.rename(away)
+    waiting = asyncio.ensure_future(ledger.append("note", {}))
+    await until(lambda: ledger.trouble == "file_replaced")
+    assert not settings.path.exists()
+    away.rename(settings.path)
+    with pytest.raises(AuditUnavailable, match="file_replaced"):
+        await waiting
+    await until(lambda: ledger.is_writable)
+    await ledger.append("note", {})
+    assert writer_of(ledger).pid == pid
+    assert_sound(ledger, settings)
+
+
+async def test_a_writer_whose_file_is_away_ends_when_told_to(
+    ledger: SqliteLedger, settings: AuditSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, abandoned = writer_of(ledger), []
+    monkeypatch.setattr(writer, "abandon", lambda: abandoned.append(writer.pid))
+    settings.path.rename(settings.path.with_name("away"))
+    waiting = asyncio.ensure_future(ledger.append("note", {}))
+    await until(lambda: ledger.trouble == "file_replaced")
+    await ledger.close()
+    with pytest.raises(AuditUnavailable):
+        await waiting
+    assert (writer.pid, abandoned) == (None, [])
+
+
 async def test_a_ledger_whose_writer_hangs_is_closed_all_the_same(tmp_path: Path) -> None:
     ledger = SqliteLedger(settings_in(tmp_path, stall_limit_s=0.3))
     await ledger.open()
