@@ -180,8 +180,9 @@ def _json(record: Record) -> str:
 
 def _line(record: Record) -> str:
     body = record.body
-    principal = _at(body, "principal", "subject")
+    principal = _at(body, "principal", "subject") or _at(body, "change", "by") or _at(body, "approval", "by")
     what = _at(body, "action", "resource") or _at(body, "action", "name") or _at(body, "outcome", "error")
+    what = what or _at(body, "change", "what") or _at(body, "approval", "resource")
     result = _at(body, "decision", "effect") or _at(body, "outcome", "status") or _at(body, "failure", "reason")
     reason = _at(body, "decision", "reason")
     about = f"-> {body['closes_index']}" if "closes_index" in body else ""

@@ -113,6 +113,16 @@ def test_tail_prints_the_newest_in_order(settings: AuditSettings, receipts: list
     assert len(run(settings, "tail", "--kind", "intent").output.splitlines()) == 1
 
 
+async def test_tail_says_who_changed_or_approved_what(settings: AuditSettings) -> None:
+    ledger = SqliteLedger(settings)
+    await ledger.open()
+    await ledger.append("console.change", {"change": {"what": "breaker.hold", "by": "user:ada"}})
+    await ledger.append("approval.given", {"approval": {"resource": "/tool/refund", "by": "user:bob"}})
+    await ledger.close()
+    told = [line.split()[3:] for line in run(settings, "tail", "-n", "2").output.splitlines()]
+    assert told == [["console.change", "user:ada", "breaker.hold"], ["approval.given", "user:bob", "/tool/refund"]]
+
+
 def test_tail_follows_until_interrupted(
     settings: AuditSettings, receipts: list[LedgerReceipt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
