@@ -273,7 +273,6 @@ class _Enforcer(casbin.Enforcer):  # type: ignore[misc]  # casbin ships no types
 
     def init_rm_map(self) -> None:
         self.rm_map["g"] = self._parts.roles
-        self.model["g"]["g"].rm = self._parts.roles
 
     def _get_expression(
         self, expr: str, functions: Mapping[str, Callable[..., Any]] | None = None
