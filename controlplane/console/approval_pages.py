@@ -12,6 +12,7 @@ from controlplane.console.frame import Frame, now_utc
 from controlplane.console.ports import NotFound
 
 ANSWERS = {"approve": True, "refuse": False}
+SHOWN = 20  # on one page: what they show may be long, and as many agents as like may ask
 
 
 class ApprovalPages:
@@ -27,14 +28,19 @@ class ApprovalPages:
 
     async def questions(self, request: Request) -> Response:
         visitor = await self._frame.visitor(request, RESOURCE)
-        standing = self._control.questions(visitor.principal)
-        can_answer = any(not each.hindrance for each in standing)
+        standing = sorted(self._control.questions(visitor.principal), key=lambda each: each.state != "waiting")
+        first = _number(request.query_params.get("from", ""), len(standing))
+        shown = standing[first : first + SHOWN]
+        can_answer = any(not each.hindrance for each in shown)
         return self._frame.page(
             request,
             "approvals.html",
             visitor,
-            waiting=[each for each in standing if each.state == "waiting"],
-            answered=[each for each in standing if each.state != "waiting"],
+            waiting=[each for each in shown if each.state == "waiting"],
+            answered=[each for each in shown if each.state != "waiting"],
+            first=first,
+            step=SHOWN,
+            count=len(standing),
             forbidden=can_answer and not await self._frame.may(visitor, "write", resource=RESOURCE),
             now_s=now_utc().timestamp(),
         )
@@ -46,3 +52,9 @@ class ApprovalPages:
             raise NotFound("unknown_answer", "that is no answer to this question")
         await self._control.answer(form.get("question", ""), wish.by, wish.reason, approves=approves)
         return self._frame.to(request, "/console/approvals")
+
+
+def _number(text: str, count: int) -> int:
+    """Where a page begins; the first for what is no place in the list."""
+    number = int(text) if text.isdecimal() and len(text) <= len(str(count)) else 0
+    return number if number < count else 0

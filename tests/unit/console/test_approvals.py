@@ -368,6 +368,7 @@ def duty_of(question: Question, **changes: Any) -> dict[str, Any]:
 
 async def call_with(console: World, duty: dict[str, Any], *, denied: bool) -> str:
     body = intent_body(denied)
+    body["decision"]["reason"] = "approval_required" if denied else "granted"
     body["decision"]["obligations"] = [duty]
     receipt = await console.ledger.append("deny" if denied else "intent", body, opens=not denied)
     return receipt.event_id
@@ -425,3 +426,43 @@ async def test_a_record_of_something_else_is_nobodys_word(rooms: Rooms, console:
     (question,) = rooms.approvals.book.standing(0)
     page = await call_page(console, await call_with(console, duty_of(question, id="q2"), denied=False))
     assert YES["reason"] not in page
+
+
+async def test_lists_of_calls_say_that_it_was_an_approval_that_was_missing(rooms: Rooms, console: World) -> None:
+    await console.call(denied=True, name="/tool/forbidden")
+    client = await signed_in(console, "boss-token")
+    for path in ("/console", "/console/calls"):
+        assert "approval required" not in (await client.get(path)).text
+    await call_with(console, duty_of(rooms.approvals.ask()), denied=True)
+    for path in ("/console", "/console/calls"):
+        assert (await client.get(path)).text.count("approval required") == 1
+
+
+async def test_who_may_only_read_answers_by_no_form_either(rooms: Rooms, console: World) -> None:
+    rooms.approvals.roles |= {"user:reader": ("boss",)}
+    rooms.approvals.ask()
+    client = await signed_in(console, "reader-token")
+    form = {"csrf": csrf_in((await client.get("/console/approvals")).text), "question": "q1", **YES}
+    answer = await client.post("/console/approvals", content=urlencode(form), headers=FORM)
+    assert (answer.status_code, "no_matching_rule" in answer.text) == (403, True)
+    assert (rooms.approvals.said(), records(console)) == ([], [])
+
+
+async def test_many_questions_come_a_page_at_a_time_and_what_waits_first(rooms: Rooms, console: World) -> None:
+    for number in range(1, 46):
+        rooms.approvals.ask(number, subject=f"agent:{number % 5}", resource=f"/tool/number-{number:02}.")
+    await answered(console, "boss-token", "q1", YES)
+    client = await signed_in(console, "boss-token")
+
+    async def shown(query: str) -> list[int]:
+        page = (await client.get(f"/console/approvals{query}")).text
+        return [int(each) for each in re.findall(r"<h2><code>/tool/number-(\d+)\.</code>", page)]
+
+    first = (await client.get("/console/approvals")).text
+    assert "1 to 20 of 45" in first
+    assert 'href="/console/approvals?from=20"' in first
+    assert await shown("") == list(range(2, 22))
+    assert await shown("?from=20") == list(range(22, 42))
+    assert await shown("?from=40") == [42, 43, 44, 45, 1]
+    for nonsense in ("45", "-1", "x", "9" * 5_000, "\u0663"):
+        assert (await shown(f"?from={nonsense}"))[:1] in ([2], [5])
