@@ -29,6 +29,7 @@ from audit import (
     LedgerReader,
     LedgerReceipt,
     SqliteLedger,
+    log,
     new_event_id,
 )
 from audit.merkle import Frontier, leaf_hash
@@ -558,6 +559,23 @@ async def test_a_disk_that_fails_while_opening_is_a_refusal_and_opening_again_wo
     ledger = await opened(disk, settings)
     await ledger.append("note", {})
     await close_and_verify(ledger, settings)
+
+
+async def test_a_disk_that_hangs_while_opening_is_a_refusal_and_nothing_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, settings = Disk(), settings_in(tmp_path)
+    resumes = threading.Event()
+    disk.before["connect"] = lambda: None if resumes.wait(60) else pytest.fail("never resumed")
+    monkeypatch.setattr(log, "OPEN_LIMIT_S", 0.05)
+    ledger = SqliteLedger(settings, connect=disk.connect)
+    with pytest.raises(AuditUnavailable, match="stalled"):
+        await ledger.open()
+    assert not ledger.is_writable
+    monkeypatch.undo()
+    resumes.set()
+    await anyio.to_thread.run_sync(ledger._writer.join, 50)
+    await close_and_verify(await opened(disk, settings), settings)
 
 
 async def test_who_comes_while_the_last_writer_is_ending_waits_for_it(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -288,8 +290,9 @@ async def test_a_file_that_is_gone_when_the_writer_is_back_is_not_begun_anew(
     assert_sound(ledger, settings)
 
 
-async def test_an_older_copy_of_the_file_fences(
-    ledger: SqliteLedger, settings: AuditSettings, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("goes_on_for", [0, 1])
+async def test_an_older_copy_of_the_file_fences_even_one_that_went_on_to_the_same_size(
+    ledger: SqliteLedger, settings: AuditSettings, monkeypatch: pytest.MonkeyPatch, goes_on_for: int
 ) -> None:
     older_path = settings.path.with_name("older")
     with closing(sqlite3.connect(settings.path)) as source, closing(sqlite3.connect(older_path)) as older:
@@ -298,12 +301,35 @@ async def test_an_older_copy_of_the_file_fences(
     await taken_away(ledger, monkeypatch)
     for left in settings.path.parent.glob("ledger.sqlite-*"):
         left.unlink()
+    other = SqliteLedger(settings.model_copy(update={"path": older_path, "writer": "thread"}))
+    await other.open()
+    for _ in range(goes_on_for):
+        await other.append("note", {})
+    await other.close()
     older_path.rename(settings.path)
     settings.path.chmod(0o600)
     monkeypatch.undo()
     await until(lambda: ledger.trouble == "fenced")
     with pytest.raises(AuditUnavailable, match="fenced"):
         await ledger.append("note", {})
+
+
+async def test_a_writer_that_is_left_alone_before_it_has_a_task_ends() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-P", "-m", process.PROGRAM, str(theirs.fileno())]
+        left = await anyio.open_process(command, pass_fds=[theirs.fileno()])
+    ours.close()
+    with anyio.fail_after(60):
+        assert await left.wait() == 0
+
+
+async def test_a_writer_that_dies_after_it_was_probed_is_begun_anew(ledger: SqliteLedger) -> None:
+    assert await ledger.probe()
+    kill(ledger)
+    await until(lambda: not ledger.is_writable)
+    await until(lambda: ledger.is_writable)
+    await ledger.append("note", {})
 
 
 async def test_a_process_that_cannot_be_had_for_now_is_tried_for_again(
@@ -406,8 +432,13 @@ asyncio.run(main(Path(sys.argv[1])))
 """
 
 
-async def test_a_writer_cannot_be_begun_at_all(settings: AuditSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "PROGRAM", "audit.no_such_program")
+@pytest.mark.parametrize(
+    ("part", "name", "value"), [(process, "PROGRAM", "audit.no_such_program"), (sys, "executable", "/nowhere/python")]
+)
+async def test_a_writer_cannot_be_begun_at_all(
+    settings: AuditSettings, monkeypatch: pytest.MonkeyPatch, part: ModuleType, name: str, value: str
+) -> None:
+    monkeypatch.setattr(part, name, value)
     ledger = SqliteLedger(settings)
     with pytest.raises(AuditUnavailable, match="writer_lost"):
         await ledger.open()

@@ -241,6 +241,14 @@ async def test_a_caller_that_is_cancelled_learns_first_what_is_on_the_disk(ledge
     assert told == list(ledger.open_intents())
 
 
+async def test_a_probe_among_records_is_answered_with_them(ledger: SqliteLedger) -> None:
+    first, is_writable, second = await asyncio.gather(
+        ledger.append("note", {}), ledger.probe(), ledger.append("note", {})
+    )
+    assert (first.index, is_writable, second.index) == (1, True, 2)
+    assert ledger.trouble is None
+
+
 async def test_a_caller_that_is_cancelled_after_the_commit_learns_it_too(
     ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
