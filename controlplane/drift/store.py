@@ -167,10 +167,11 @@ class MonitorStore:
         )
         return [Counted(*found) for found in self._connection.execute(query, (model, first_number, version))]
 
-    def count_after(self, model: str, number: int) -> int:
-        """How many labelled rows of ``model`` came after row ``number``, whoever answered them."""
-        query = "SELECT count(*) FROM labelled WHERE model = ? AND number > ?"
-        return int(self._connection.execute(query, (model, number)).fetchone()[0])
+    def count_after(self, model: str, number: int, predicted_after_ms: int = 0) -> int:
+        """How many labelled rows of ``model`` came after row ``number`` and were predicted after that instant (Unix
+        time), whoever answered them."""
+        query = "SELECT count(*) FROM labelled WHERE model = ? AND number > ? AND at_ms > ?"
+        return int(self._connection.execute(query, (model, number, predicted_after_ms)).fetchone()[0])
 
     def rows_between(
         self, model: str, after: int, upto: int | None = None, limit: int = -1

@@ -59,7 +59,7 @@ class Contest:
             return str(self.gate.ruling)
         if self.trial is None:
             return ""
-        labelled = self.ports.store.count_after(self.course.model, self.trial.since)
+        labelled = self.ports.store.count_after(self.course.model, self.trial.since, self.trial.since_ms)
         return self.trial.fault(self.acting, labelled)
 
     @property

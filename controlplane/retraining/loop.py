@@ -166,6 +166,8 @@ class ModelLoop:
             if not is_trial or error.reason != LOAD_FAILED:
                 raise
             self._refuse_trial(error.reason)  # recorded, and its server will not have it: that is an answer
+        if is_trial and self.course.trial is not None:
+            self.course.trial["since_ms"] = int(self.ports.wall_clock() * 1000)
         if pending["to"] == State.ROLLED_BACK and self.course.new_version is not None:
             self.versions.withdraw(self.course.new_version)
         evidence = pending["evidence"]

@@ -25,11 +25,13 @@ SLOW_PPM = 200_000  # one copy in five may be slow: copies are the least urgent 
 
 @dataclass(slots=True)
 class Trial:
-    """``since`` is the number of the last labelled row before it, ``upto`` that of the last copy that was counted;
-    ``refused`` is why the server would not load it, if so.
+    """``since`` is the number of the last labelled row that was known before it, ``since_ms`` when calls began to be
+    copied (Unix time): what was predicted before that could not be. ``upto`` is the number of the last copy that was
+    counted; ``refused`` is why the server would not load it, if so.
     """
 
     since: int
+    since_ms: int = 0
     upto: int = 0
     refused: str = ""
     calls: int = 0
@@ -50,7 +52,7 @@ class Trial:
         self.differing += int((copy.predicted != expected).sum())
 
     def fault(self, bounds: ActingSettings, labelled: int) -> str:
-        """Why it is refused, or "". ``labelled`` rows have come since it began: some should have been copied."""
+        """Why it is refused, or "". ``labelled`` rows were predicted since it began: some should have been copied."""
         if self.refused:
             return self.refused
         hopeless = {

@@ -136,6 +136,20 @@ async def test_a_challenger_whose_server_fails_or_says_something_else_is_refused
     assert not (tmp_path / "models/risk/2").exists(), "no model server finds it any more"
 
 
+async def test_what_was_predicted_before_the_trial_and_read_in_it_could_not_be_copied(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, now_s=5.0)
+    await in_shadow(toy)
+    monitor = toy.start()
+    await until_quiet(monitor)
+    toy.gateway.tried = None  # no copy comes
+    for predicted_ms, causes in ((1_000, []), (5_001, ["no_copies"])):
+        toy.gateway.calls = predicted_ms
+        toy.calls(ROWS // 5, turned=True)
+        await until_quiet(monitor)
+        assert [move["evidence"]["cause"] for move in toy.gateway.ledger if move["reason"] == "lost"] == causes
+    await monitor.close()
+
+
 async def test_a_challenger_that_the_server_will_not_load_is_refused(tmp_path: Path) -> None:
     toy = Toy(tmp_path)
     toy.gateway.will_not_load = "load_failed"
