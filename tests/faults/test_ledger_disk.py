@@ -308,6 +308,32 @@ async def test_a_hung_disk_refuses_within_the_stall_limit_and_everybody(tmp_path
     await close_and_verify(ledger, settings)
 
 
+async def test_a_disk_that_is_slow_within_the_limit_refuses_nobody(tmp_path: Path) -> None:
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=8 * SHORT_S)
+    ledger = await opened(disk, settings)
+    resumes = threading.Event()
+    disk.before["COMMIT"] = lambda: None if resumes.wait(60) else pytest.fail("never resumed")
+    waiting, watch = asyncio.ensure_future(ledger.append("note", {})), ledger._watch
+    await until(lambda: ledger._watch is not watch)  # looked after
+    resumes.set()
+    await waiting
+    assert ledger.trouble is None
+    await close_and_verify(ledger, settings)
+
+
+async def test_a_disk_that_hangs_after_a_time_without_work_refuses_as_well(tmp_path: Path) -> None:
+    disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
+    ledger = await opened(disk, settings)
+    await until(lambda: ledger._watch is None)  # nobody to look after
+    resumes = threading.Event()
+    disk.before["COMMIT"] = lambda: None if resumes.wait(60) else pytest.fail("never resumed")
+    with anyio.fail_after(50), pytest.raises(AuditUnavailable, match="stalled"):
+        await ledger.append("note", {})
+    resumes.set()
+    await until(lambda: ledger.is_writable)
+    await close_and_verify(ledger, settings)
+
+
 async def test_a_probe_finds_a_hung_disk_before_any_call_does(tmp_path: Path) -> None:
     disk, settings = Disk(), settings_in(tmp_path, stall_limit_s=SHORT_S)
     ledger = await opened(disk, settings)

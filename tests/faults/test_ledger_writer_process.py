@@ -131,10 +131,15 @@ async def test_what_was_written_and_not_yet_told_lands_when_the_writer_is_back(
     waiting = [asyncio.create_task(ledger.append("intent", {"number": n}, opens=True)) for n in range(5)]
     reader = LedgerReader(settings.path)
     await until(lambda: reader.head().size == 6)
+    kill(ledger, signal.SIGSTOP)
+    lost = asyncio.create_task(ledger.append("intent", {}, opens=True))
+    await asyncio.sleep(0)
     kill(ledger)
     await until(lambda: writer_of(ledger)._transport is None)
     monkeypatch.setattr(WriterProcess, "data_received", heard)
     receipts = await asyncio.gather(*waiting)
+    with pytest.raises(AuditUnavailable, match="writer_lost"):
+        await lost
     assert [receipt.index for receipt in receipts] == [1, 2, 3, 4, 5]
     assert ledger.open_intents() == {receipt.event_id: receipt.index for receipt in receipts}
     await until(lambda: ledger.is_writable)
