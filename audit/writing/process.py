@@ -198,7 +198,7 @@ class WriterProcess(asyncio.Protocol):
         taken, stored = list(self._sent), {event_id for event_id, _ in newer}
         self._sent.clear()
         for item in taken:
-            item.is_unwritten = item.event_id not in stored or item.is_probe
+            item.is_unwritten = item.event_id not in stored  # a probe has no event id
         written = [item for item in taken if not item.is_unwritten]
         leaves = [leaf for _, leaf in newer]
         self._listener.settled(Batch(taken, written, leaves, first, head if newer else None, reason))
