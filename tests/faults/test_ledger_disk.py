@@ -575,7 +575,9 @@ def test_a_folder_that_cannot_be_written_refuses_to_open(tmp_path: Path) -> None
     tmp_path.chmod(0o700)
 
 
-@pytest.mark.parametrize("step", ["connect", "PRAGMA journal_mode", "SELECT count", "CREATE TABLE", "INSERT", "COMMIT"])
+@pytest.mark.parametrize(
+    "step", ["connect", "PRAGMA journal_mode", "SELECT count", "CREATE TABLE", "INSERT", "COMMIT", "INSERT INTO log"]
+)
 async def test_a_disk_that_fails_while_opening_is_a_refusal_and_opening_again_works(tmp_path: Path, step: str) -> None:
     disk, settings = Disk(), settings_in(tmp_path)
     disk.before[step] = failing("SQLITE_FULL", sqlite3.SQLITE_FULL)
