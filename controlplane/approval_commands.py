@@ -35,7 +35,8 @@ def list_command(url: str, token_file: Path, *, as_json: bool) -> None:
     Of each: who wants what, by which rule, who must agree, who has, until when. What stands behind a bar (|) is the
     agent's: exactly what would go out.
     """
-    found = _standing(Api(url, token_file))
+    said = Api(url, token_file).ask(QUESTIONS, "questions")
+    found = said["questions"]
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -43,6 +44,8 @@ def list_command(url: str, token_file: Path, *, as_json: bool) -> None:
         click.echo("\n  ".join(_lines(question)))
     if not found:
         click.echo("no call waits for an approval")
+    if said["more"]:
+        click.echo(f"and {said['more']} more, which are shown when these are answered")
 
 
 @approvals.command("approve")
@@ -75,16 +78,12 @@ def refuse_command(question: str, reason: str, url: str, token_file: Path) -> No
 def _answer(api: Api, question: str, answer: str, reason: str) -> None:
     api.tell(f"{QUESTIONS}/{quote(question, safe='')}", {"answer": answer, "reason": reason})
     try:
-        standing = _standing(api)
+        standing = api.ask(QUESTIONS, "questions")["questions"]
     except click.ClickException:
         return  # it has been said, and that is what was asked for
     for each in standing:
         if each["id"] == question:
             click.echo("\n".join((_state(each), *_needs(each))))
-
-
-def _standing(api: Api) -> list[Mapping[str, Any]]:
-    return list(api.ask(QUESTIONS, "questions")["questions"])
 
 
 def _lines(question: Mapping[str, Any]) -> list[str]:

@@ -283,8 +283,8 @@ class ControlPlane:
     async def _approving(self, commit: Commitments, append: Append) -> KeepApprovals:
         reader, now_s = LedgerReader(self.settings.audit.path), self.clock.wall()
         await anyio.to_thread.run_sync(recall, self.approvals, reader, now_s)
-        shown_bytes, told = self.settings.approvals.shown_bytes, self.metrics.observe_approval
-        return KeepApprovals(self.approvals, commit, append, self.roles_of, shown_bytes, self.clock.wall, told)
+        max_bytes, told = self.settings.approvals.max_bytes, self.metrics.observe_approval
+        return KeepApprovals(self.approvals, commit, append, self.roles_of, max_bytes, self.clock.wall, told)
 
     async def _choices(self, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup) -> None:
         self.choosing = Choosing(

@@ -12,6 +12,10 @@ class ApprovalSettings(BaseModel, frozen=True, extra="forbid"):
     max_questions_per_agent: int = Field(
         20, ge=1, description="Of these, questions of one agent that wait for an answer (count)."
     )
-    shown_bytes: int = Field(
-        16_384, ge=256, le=1_048_576, description="Bytes of a call that a person is shown; kept in memory only."
+    max_bytes: int = Field(
+        16_384,
+        ge=256,
+        le=1_048_576,
+        description="Bytes of the largest call that people are asked to approve: they are shown all of it. Kept in "
+        "memory only.",
     )

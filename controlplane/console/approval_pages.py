@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from controlplane.console.approval_views import ApprovalControl
-from controlplane.console.approvals import RESOURCE
+from controlplane.console.approvals import RESOURCE, waiting_first
 from controlplane.console.frame import Frame, now_utc
 from controlplane.console.ports import NotFound
 
@@ -28,7 +28,7 @@ class ApprovalPages:
 
     async def questions(self, request: Request) -> Response:
         visitor = await self._frame.visitor(request, RESOURCE)
-        standing = sorted(self._control.questions(visitor.principal), key=lambda each: each.state != "waiting")
+        standing = waiting_first(self._control.questions(visitor.principal))
         first = _number(request.query_params.get("from", ""), len(standing))
         shown = standing[first : first + SHOWN]
         can_answer = any(not each.hindrance for each in shown)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request
-from pydantic import BaseModel
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
 
 from controlplane.console.approval_views import ApprovalControl, QuestionShown
 from controlplane.console.guard import GuardedRoute, permission
@@ -17,11 +18,16 @@ RESOURCE = "/api/approvals"
 
 class Questions(BaseModel):
     questions: list[QuestionShown]
+    more: int = Field(description="How many more there are than these.")
 
 
 class Answer(Body):
     answer: Literal["approve", "refuse"]
     reason: Reason
+
+
+def waiting_first(questions: Sequence[QuestionShown]) -> list[QuestionShown]:
+    return sorted(questions, key=lambda each: each.state != "waiting")
 
 
 class ApprovalsApi:
@@ -39,9 +45,11 @@ class ApprovalsApi:
         )
         return router
 
-    async def list_questions(self, request: Request) -> Questions:
-        """Calls of your tenant that wait for people, or were answered and not made yet."""
-        return Questions(questions=list(self.control.questions(principal_of(request))))
+    async def list_questions(self, request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Questions:
+        """Calls of your tenant that wait for people, the oldest first, and then those that were answered and not made
+        yet."""
+        standing = waiting_first(self.control.questions(principal_of(request)))
+        return Questions(questions=standing[:limit], more=max(0, len(standing) - limit))
 
     async def answer(self, request: Request, question: str, said: Answer) -> Recorded:
         """Agree to exactly this call, once, or refuse it. You must hold a role that the rule names."""

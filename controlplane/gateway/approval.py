@@ -33,7 +33,7 @@ MIRRORED = "mcp-param-"
 ITS_OWN = frozenset({"_meta"})
 """Of an MCP request's parameters: what belongs to the one request, and not to what it wants."""
 
-LINES_COST = 8
+LINES_COST, LEAST_LINES = 4, 4096
 """Indenting what is nested deeply makes very much of very little."""
 
 Append = Callable[[str, Mapping[str, Any]], Awaitable[object]]
@@ -54,7 +54,7 @@ class KeepApprovals:
     commit: Callable[[bytes], str]
     append: Append
     roles_of: RolesOf
-    shown_bytes: int
+    max_bytes: int
     wall: Callable[[], float]
     told: Told
 
@@ -106,9 +106,11 @@ class KeepApprovals:
     def _refusal(self, decision: Decision, wish: Question, call: Call) -> Decision:
         if max(len(call.resource), len(call.operation)) > NAME_CHARS:
             return _refused(decision, "name_too_long", None)  # its record will be refused, so it is not kept here
+        if len(wanted(call)) > self.max_bytes:
+            return _refused(decision, "too_large_to_approve", None)  # what one cannot read one cannot approve
         standing = self.book.about(wish.statement, wish.asked_s)
         if standing is None:
-            standing = dataclasses.replace(wish, shown=shown(call, self.shown_bytes))
+            standing = dataclasses.replace(wish, shown=shown(call))
             self.book.ask(standing)
             self.told("asked")
         told = _with(decision, _facts(standing))
@@ -119,10 +121,9 @@ class KeepApprovals:
 
 def statement_of(principal: Principal, call: Call, approvers: tuple[Approver, ...]) -> bytes:
     """Everything that would go out, who wants it, and who must agree: what differs in any of it is another call."""
-    mirrored = sorted(header for header in call.headers if header[0].startswith(MIRRORED))
     said = [
         *(principal.issuer, principal.tenant, principal.subject, list(principal.chain), principal.kind),
-        *(call.door, call.action, call.resource, call.operation, call.version, call.label, mirrored),
+        *(call.door, call.action, call.resource, call.operation, call.version, call.label, mirrored(call)),
         approver_facts(approvers),
     ]
     return msgspec.json.encode(said) + b"\n" + wanted(call)
@@ -137,23 +138,32 @@ def wanted(call: Call) -> bytes:
     return msgspec.json.encode(kept, order="deterministic")
 
 
-def shown(call: Call, most: int) -> str:
-    """What would go out, as far as people are shown it: JSON in lines, where that does not make much more of it."""
+def mirrored(call: Call) -> list[tuple[str, str]]:
+    return sorted(header for header in call.headers if header[0].startswith(MIRRORED))
+
+
+def shown(call: Call) -> str:
+    """All that would go out, for people: what is asked for beside the body, and the body, JSON in lines where that does
+    not make much more of it."""
     said = wanted(call)
-    text = said[:most].decode("utf-8", "backslashreplace")
-    if len(said) > most:
-        return f"{text}\n… {len(said) - most:,} more of {len(said):,} bytes"
+    text = said.decode("utf-8", "backslashreplace")
     try:
         lines = msgspec.json.format(said, indent=2).decode()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return text
-    return lines if len(lines) <= LINES_COST * most else text
+        lines = text
+    beside = [("version", call.version), ("label", call.label), *mirrored(call)]
+    head = "".join(f"{name}: {value}\n" for name, value in beside if value is not None)
+    body = lines if len(lines) <= max(LEAST_LINES, LINES_COST * len(text)) else text
+    return f"{head}\n{body}" if head else body
 
 
 def _facts(question: Question) -> dict[str, Any]:
     """What decision and caller are told of it."""
     facts = {"approvers": approver_facts(question.approvers), "ttl_s": question.ttl_s, "id": question.id}
-    given = [{"by": word.by, "at_ms": int(word.at_s * MILLI), "index": word.index} for word in question.words]
+    given = [
+        {"by": word.by, "approves": word.approves, "at_ms": int(word.at_s * MILLI), "index": word.index}
+        for word in question.words
+    ]
     return facts | {"until_ms": int(question.until_s * MILLI), "state": question.state.value, "words": given}
 
 

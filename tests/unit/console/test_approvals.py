@@ -56,6 +56,18 @@ def text_of(page: str) -> str:
     return html.unescape(re.sub(r"<[^>]*>", "", page))
 
 
+async def test_what_waits_comes_first_and_no_more_than_is_asked_for(rooms: Rooms, console: World) -> None:
+    for number in (1, 2, 3):
+        rooms.approvals.ask(number)
+    assert (await answered(console, "boss-token", "q1", YES)).status_code == 200
+    client = console.client("boss-token")
+    found = (await client.get("/api/approvals", params={"limit": 2})).json()
+    assert ([each["id"] for each in found["questions"]], found["more"]) == (["q2", "q3"], 1)
+    whole = (await client.get("/api/approvals")).json()
+    assert ([each["id"] for each in whole["questions"]], whole["more"]) == (["q2", "q3", "q1"], 0)
+    assert (await client.get("/api/approvals", params={"limit": 0})).status_code == 422
+
+
 async def test_an_approver_sees_what_waits_and_agrees_to_it_on_record(rooms: Rooms, console: World) -> None:
     rooms.approvals.ask()
     (waiting,) = (await console.client("boss-token").get("/api/approvals")).json()["questions"]

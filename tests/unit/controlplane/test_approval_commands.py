@@ -50,7 +50,7 @@ def run(gateway: Gateway, *arguments: str) -> Result:
 
 
 def listed(gateway: Gateway, **changes: Any) -> list[str]:
-    gateway.document = {"questions": [QUESTION | changes]}
+    gateway.document = {"questions": [QUESTION | changes], "more": 0}
     told = run(gateway, "list")
     assert told.exit_code == 0, told.output
     return told.output.splitlines()
@@ -124,15 +124,20 @@ def test_what_an_agent_writes_cannot_pass_for_what_the_gateway_says(gateway: Gat
 
 
 def test_programs_get_everything_and_no_control_characters(gateway: Gateway) -> None:
-    gateway.document = {"questions": [QUESTION | {"shown": HOSTILE}]}
+    gateway.document = {"questions": [QUESTION | {"shown": HOSTILE}], "more": 0}
     told = run(gateway, "list", "--json").output
     assert json.loads(told) == [QUESTION | {"shown": HOSTILE}]
     assert all(line.isprintable() for line in told.splitlines())
 
 
 def test_nothing_waiting_is_said(gateway: Gateway) -> None:
-    gateway.document = {"questions": []}
+    gateway.document = {"questions": [], "more": 0}
     assert run(gateway, "list").output == "no call waits for an approval\n"
+
+
+def test_there_being_more_is_said(gateway: Gateway) -> None:
+    gateway.document = {"questions": [], "more": 3}
+    assert run(gateway, "list").output.endswith("and 3 more, which are shown when these are answered\n")
 
 
 @pytest.mark.parametrize("answer", ["approve", "refuse"])
