@@ -89,11 +89,14 @@ async def test_a_commit_that_succeeded_but_said_it_failed_is_acknowledged(tmp_pa
     disk, settings = Disk(), settings_in(tmp_path)
     ledger = await opened(disk, settings)
     attached = disk.attached
-    disk.after["COMMIT"] = failing("SQLITE_IOERR", sqlite3.SQLITE_IOERR)
-    waiting = asyncio.ensure_future(ledger.append("intent", {"number": 1}, opens=True))
-    await until(lambda: disk.attached > attached)
-    disk.heal()
-    receipt = await waiting
+
+    def fail_once() -> None:
+        disk.heal()
+        failing("SQLITE_IOERR", sqlite3.SQLITE_IOERR)()
+
+    disk.after["COMMIT"] = fail_once
+    receipt = await ledger.append("intent", {"number": 1}, opens=True)
+    assert disk.attached > attached, "nobody looked again"
     assert ledger.read(after=receipt.index - 1)[0].body["number"] == 1
     await until(lambda: ledger.is_writable)
     assert (await ledger.append("note", {})).index > receipt.index

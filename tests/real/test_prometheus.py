@@ -88,6 +88,8 @@ def loaded(metrics: Metrics) -> None:
     metrics.observe_cost(tenant="acme", model="small", micro_usd=7, saved_micro_usd=3, energy_uwh=9)
     metrics.observe_budget_use(tenant="acme", budget="subject/day", ratio=0.5)
     metrics.observe_budget_warning(tenant="acme", budget="subject/day")
+    metrics.observe_approval("asked")
+    metrics.observe_approvals_waiting(1, 20.0)
 
 
 @dataclass(frozen=True)
