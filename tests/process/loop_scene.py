@@ -28,6 +28,7 @@ from examples.risk_model.data import FEATURES, Rows, load
 
 BATCH_ROWS, LIMIT_S = 50, 600
 LAST_LINES = 30  # of each part's log
+PACE, PACE_TRIES = 204, 50  # observations that the monitor may be behind: four batches and their labels
 Truth = Callable[[Rows], NDArray[np.int64]]
 
 
@@ -103,6 +104,15 @@ class Scene:
         await self.ask(self.analyst, batch, truth)
         if now == "CANARY":
             await self.ask(self.north, batch, truth)
+        await self.keep_pace()
+
+    async def keep_pace(self) -> None:
+        """Let the monitor follow: one that reads a whole story at once skips chapters. It may also be dead just now."""
+        for _ in range(PACE_TRIES):
+            said = await self.look("/api/observations/status")
+            if said["newest"] - said["read"] <= PACE:
+                return
+            await asyncio.sleep(0.02)
 
     async def read(self) -> None:
         """Wait until the monitor has taken everything in, and twice its pause for what it may do then."""
