@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
-from msgspec.structs import replace
 
 from controlplane.approvals import Approver, Book, Crowded, Question, State
 from controlplane.approvals.book import USED, RolesOf
 from controlplane.approvals.question import MILLI, approver_facts, approvers_in
-from controlplane.calls import Call, Decision, Effect, Obligation, Principal
+from controlplane.calls import Call, Decision, Obligation, Principal
 from controlplane.gateway.gateway import APPROVAL, duty_in
+from controlplane.gateway.obligations import denied, with_duty
 from controlplane.gateway.recorder import NAME_CHARS
 
 RETRY_S = 15.0
@@ -74,16 +74,16 @@ class KeepApprovals:
                 return self._refusal(decision, wish, call)
         except Crowded as error:
             self.told("crowded")
-            return _refused(decision, error.reason, RETRY_S)
+            return denied(decision, error.reason, RETRY_S)
         except Exception:  # noqa: BLE001  a duty that breaks has not been met
-            return _refused(decision, "obligation_failed", None)
+            return denied(decision, "obligation_failed", None)
         try:
             await self.append(USED, {"approval": {"id": approved.id, "statement": approved.statement, "call": call.id}})
         except BaseException:
             self.book.put_back(approved)
             raise
         self.told("used")
-        return _with(decision, _facts(approved))
+        return with_duty(decision, Obligation(APPROVAL, _facts(approved)))
 
     def _wish(self, duty: Obligation, decision: Decision, principal: Principal, call: Call) -> Question:
         """What would have to be asked."""
@@ -105,18 +105,18 @@ class KeepApprovals:
 
     def _refusal(self, decision: Decision, wish: Question, call: Call) -> Decision:
         if max(len(call.resource), len(call.operation)) > NAME_CHARS:
-            return _refused(decision, "name_too_long", None)  # its record will be refused, so it is not kept here
+            return denied(decision, "name_too_long", None)  # its record will be refused, so it is not kept here
         if len(wanted(call)) > self.max_bytes:
-            return _refused(decision, "too_large_to_approve", None)  # what one cannot read one cannot approve
+            return denied(decision, "too_large_to_approve", None)  # what one cannot read one cannot approve
         standing = self.book.about(wish.statement, wish.asked_s)
         if standing is None:
             standing = dataclasses.replace(wish, shown=shown(call))
             self.book.ask(standing)
             self.told("asked")
-        told = _with(decision, _facts(standing))
+        told = with_duty(decision, Obligation(APPROVAL, _facts(standing)))
         if standing.state is State.REFUSED:
-            return _refused(told, "approval_refused", standing.until_s - wish.asked_s)
-        return _refused(told, "approval_required", RETRY_S)
+            return denied(told, "approval_refused", standing.until_s - wish.asked_s)
+        return denied(told, "approval_required", RETRY_S)
 
 
 def statement_of(principal: Principal, call: Call, approvers: tuple[Approver, ...]) -> bytes:
@@ -165,12 +165,3 @@ def _facts(question: Question) -> dict[str, Any]:
         for word in question.words
     ]
     return facts | {"until_ms": int(question.until_s * MILLI), "state": question.state.value, "words": given}
-
-
-def _with(decision: Decision, parameters: Mapping[str, Any]) -> Decision:
-    met = tuple(Obligation(APPROVAL, parameters) if each.name == APPROVAL else each for each in decision.obligations)
-    return replace(decision, obligations=met)
-
-
-def _refused(decision: Decision, reason: str, retry_after_s: float | None) -> Decision:
-    return replace(decision, effect=Effect.DENY, reason=reason, retry_after_s=retry_after_s)

@@ -8,16 +8,15 @@ the ledger alone. Fails closed: no room, no team, no answer from where budgets a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec.structs import replace
-
-from controlplane.calls import Call, Decision, Effect, Obligation, Principal
+from controlplane.calls import Call, Decision, Obligation, Principal
 from controlplane.cost import Account, Budgets, Exhausted, Held, Limit
 from controlplane.cost.budgets import BudgetsUnavailable, window_of
 from controlplane.gateway.gateway import BUDGET, Admission, duty_in
+from controlplane.gateway.obligations import denied, with_duty
 from controlplane.gateway.observers import Bystander
 from controlplane.gateway.outcome import Outcome
 
@@ -44,14 +43,15 @@ class KeepBudgets(Bystander):
             limits = list(self._limits(duty, principal, now_s))
             answer = await self.budgets.hold(limits, micro_usd, now_s)
         except BudgetsUnavailable as error:
-            return _refused(decision, error.reason, RETRY_S)
+            return denied(decision, error.reason, RETRY_S)
         except Exception:  # noqa: BLE001  a duty that breaks has not been met
-            return _refused(decision, "obligation_failed", None)
+            return denied(decision, "obligation_failed", None)
         if isinstance(answer, Exhausted):
             facts = _facts(answer.limit) | {"spent_micro_usd": answer.spent_micro_usd}
-            told = _with(decision, {"limits": [facts], "wanted_micro_usd": micro_usd})
-            return _refused(told, "budget_exhausted", max(1.0, answer.limit.account.until_s - now_s))
-        return _with(decision, {"limits": [_facts(limit) for limit in limits], "held_micro_usd": micro_usd})
+            told = with_duty(decision, Obligation(BUDGET, {"limits": [facts], "wanted_micro_usd": micro_usd}))
+            return denied(told, "budget_exhausted", max(1.0, answer.limit.account.until_s - now_s))
+        held = {"limits": [_facts(limit) for limit in limits], "held_micro_usd": micro_usd}
+        return with_duty(decision, Obligation(BUDGET, held))
 
     def give_back(self, decision: Decision, principal: Principal) -> None:
         """The call never goes out."""
@@ -103,12 +103,3 @@ def _facts(limit: Limit) -> dict[str, Any]:
     account = limit.account
     facts = {"key": account.key, "who": account.who, "per": account.per, "name": account.name}
     return facts | {"since_s": account.since_s, "max_micro_usd": limit.max_micro_usd}
-
-
-def _with(decision: Decision, parameters: Mapping[str, Any]) -> Decision:
-    met = tuple(Obligation(BUDGET, parameters) if each.name == BUDGET else each for each in decision.obligations)
-    return replace(decision, obligations=met)
-
-
-def _refused(decision: Decision, reason: str, retry_after_s: float | None) -> Decision:
-    return replace(decision, effect=Effect.DENY, reason=reason, retry_after_s=retry_after_s)

@@ -21,8 +21,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from audit import AuditUnavailable
-from controlplane.calls import Call, Decision, Effect, Obligation, Principal, Receipt
-from controlplane.gateway.obligations import Obligations
+from controlplane.calls import Call, Decision, Obligation, Principal, Receipt
+from controlplane.gateway.obligations import Obligations, denied
 from controlplane.gateway.outcome import Outcome
 from inference.backend import BackendReply
 from inference.errors import BackendError, BackendTimeout
@@ -139,7 +139,7 @@ def duty_in(decision: Decision, name: str) -> Obligation | None:
 def without(duty: str, decision: Decision) -> Decision:
     """The decision where nobody can meet this duty."""
     if decision.permits and duty_in(decision, duty) is not None:
-        return replace(decision, effect=Effect.DENY, reason="unknown_obligation")
+        return denied(decision, "unknown_obligation")
     return decision
 
 

@@ -45,9 +45,9 @@ class Obligations:
                 meet = self.before.get(obligation.name, unknown)
                 shaped = meet(principal, shaped, obligation)
         except ObligationUnmet as unmet:
-            return _denied(decision, unmet.reason, unmet.retry_after_s), call
+            return denied(decision, unmet.reason, unmet.retry_after_s), call
         except Exception:  # noqa: BLE001  a discharge that breaks has not been met
-            return _denied(decision, "obligation_failed"), call
+            return denied(decision, "obligation_failed"), call
         return decision, shaped
 
     def release(self, decision: Decision, call: Call, reply: BackendReply) -> BackendReply:
@@ -66,5 +66,11 @@ def unknown(principal: Principal, call: Call, obligation: Obligation) -> Call:  
     raise ObligationUnmet("unknown_obligation")
 
 
-def _denied(decision: Decision, reason: str, retry_after_s: float | None = None) -> Decision:
+def denied(decision: Decision, reason: str, retry_after_s: float | None = None) -> Decision:
     return replace(decision, effect=Effect.DENY, reason=reason, retry_after_s=retry_after_s)
+
+
+def with_duty(decision: Decision, duty: Obligation) -> Decision:
+    """The decision with what has become of its duty of this name."""
+    met = tuple(duty if each.name == duty.name else each for each in decision.obligations)
+    return replace(decision, obligations=met)
